@@ -1,0 +1,121 @@
+"""The flow-matching heads of Talker-T2AV (arXiv 2604.23586, section 3.3): a hidden state in, the P latents of a patch out.
+
+One FlowHead per modality, same architecture, separate weights: a bidirectional transformer over
+
+    [hidden + time] [global condition] [P clean frames of the patch before] [P noisy frames]
+
+that predicts the velocity of the noisy frames. Loss and sampler stand side by side below. The convention of time:
+
+    t = 0 is data, t = 1 is noise;  x_t = (1 - t) x + t z;  velocity = dx_t / dt = z - x;  sampling walks from 1 to 0.
+
+Axis letters: B batch, N patches, M = rows (patches of a batch that count), P frames per patch, d latent width, D width.
+"""
+import math
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from model import Block, HeadInput, RMSNorm, rotary_tables, zero_init
+
+TIME_BINS = 10                                    # the loss is logged per tenth of flow time
+
+
+def sinusoids(t: Tensor, width: int, scale=1000.0) -> Tensor:
+    """t (M,) -> (M, width): sines, then cosines, of scale * t at geometrically spaced frequencies."""
+    frequency = torch.exp(torch.arange(width // 2, device=t.device) * (-math.log(10000) / (width // 2 - 1)))
+    angle = scale * t[:, None] * frequency
+    return torch.cat((angle.sin(), angle.cos()), -1)
+
+
+class FlowHead(nn.Module):
+    def __init__(self, latent: int, condition: int, hidden: int, width: int, layers: int, heads: int, repeats=2,
+                 drop_hidden=0.1, drop_history=0.05):
+        """latent, condition: widths d and G; hidden: width of the language model; width, layers, heads: of the transformer.
+
+        repeats: every target is used with this many draws of time and noise (the release: 2).
+        drop_hidden: share of rows whose hidden state is zeroed (learns the unconditional velocity that guidance needs).
+        drop_history: share whose history is zeroed (it must not lean on the past alone).
+        """
+        super().__init__()
+        self.noisy_in, self.history_in = nn.Linear(latent, hidden), nn.Linear(latent, hidden)
+        self.condition_in = nn.Linear(condition, hidden)
+        self.time, self.step = (nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) for _ in range(2))
+        self.input = nn.Linear(hidden, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.norm, self.out = RMSNorm(width), zero_init(nn.Linear(width, latent))
+        self.repeats, self.drop_hidden, self.drop_history = repeats, drop_hidden, drop_history
+
+    def context(self, history: Tensor, condition: Tensor) -> Tensor:
+        """The tokens that do not change while a patch is denoised: history (M, P, d), condition (M, G) -> (M, 1 + P, D)."""
+        return torch.cat((self.condition_in(condition)[:, None], self.history_in(history)), 1)
+
+    def velocity(self, x: Tensor, t: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """x (M, P, d) noisy, t (M,), hidden (M, D) -> velocity (M, P, d)."""
+        width = hidden.shape[-1]
+        # The release adds a second embedding, of a step size that is always 0: one vector for all rows.
+        time = self.time(sinusoids(t, width)) + self.step(sinusoids(t.new_zeros(1), width))
+        tokens = torch.cat(((hidden + time)[:, None], context, self.noisy_in(x)), 1)     # (M, 2 + 2 P, D)
+        y = self.input(tokens)
+        tables = rotary_tables(y.shape[1], self.blocks[0].attention.head_dim, 1e4, y.device)
+        for i, block in enumerate(self.blocks):
+            # only the noisy frames are read off the last block, so it computes no others
+            y = block(y, tables, last=x.shape[1] if i == len(self.blocks) - 1 else None)
+        return self.out(self.norm(y))
+
+    def loss(self, x: Tensor, hidden: Tensor, history: Tensor, condition: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+        """Clean patches x (M, P, d) -> mean squared error of the velocity, and the same per tenth of flow time (nan: no row)."""
+        x, hidden, history, condition = (v.repeat_interleave(self.repeats, 0) for v in (x, hidden, history, condition))
+        draw = lambda f, *shape: f(*shape, generator=generator, device=x.device)
+        t = torch.sigmoid(draw(torch.randn, len(x)) - 0.4)
+        z = draw(torch.randn, *x.shape)
+        keep = lambda p: (draw(torch.rand, len(x)) >= p).to(hidden.dtype)
+        hidden = hidden * keep(self.drop_hidden)[:, None]
+        history = history * keep(self.drop_history)[:, None, None]
+        noisy = (1 - t)[:, None, None] * x + t[:, None, None] * z
+        error = (self.velocity(noisy, t, hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2))
+        bins = (t * TIME_BINS).long().clamp(max=TIME_BINS - 1)
+        by_time = error.new_zeros(2, TIME_BINS).index_add_(1, bins, torch.stack((error.detach(), torch.ones_like(error))))
+        return error.mean(), by_time[0] / by_time[1]
+
+    def sample(self, z: Tensor, hidden: Tensor, history: Tensor, condition: Tensor, steps=10, guidance=2.0, temperature=0.7,
+               sway=1.0, zero_star=True) -> Tensor:
+        """Standard normal z (M, P, d) -> a clean patch (M, P, d) by Euler steps from t = 1 to 0.
+
+        sway warps the steps towards the noise end (arXiv 2410.06885). guidance w extrapolates from the velocity u without
+        hidden state to c with it: a u + w (c - a u). zero_star is CFG-Zero* (arXiv 2503.18886): a = <c, u> / |u|^2 instead
+        of 1, and the first 4 % of the steps do not move. At guidance 1 (where a u cancels) u is never computed.
+        """
+        t = torch.linspace(1, 0, steps + 1, device=z.device)
+        t = t + sway * (torch.cos(math.pi / 2 * t) - 1 + t)
+        context, x, guided = self.context(history, condition), z * temperature, guidance != 1
+        if guided:
+            hidden, context = torch.cat((hidden, torch.zeros_like(hidden))), torch.cat((context, context))
+        still = max(1, int(0.04 * (steps + 1))) if zero_star else 0
+        for now, then in zip(t[still:-1], t[still + 1:]):
+            inputs = torch.cat((x, x)) if guided else x
+            v = self.velocity(inputs, now.expand(len(inputs)), hidden, context)
+            if guided:
+                c, u = v.chunk(2)
+                a = (c * u).sum((1, 2), True) / (u.square().sum((1, 2), True) + 1e-8) if zero_star else 1.0
+                v = a * u + guidance * (c - a * u)
+            x = x + (then - now) * v
+        return x
+
+
+class SeparateHeads(nn.ModuleDict):
+    """One FlowHead per modality, name -> FlowHead: the paper's choice. Dictionaries of HeadInput in, dictionaries out."""
+
+    def loss(self, inputs: dict[str, HeadInput], generator=None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """-> name -> loss; name_by_time -> (TIME_BINS,). All patches of the batch that count go through a head in one call."""
+        losses, by_time = {}, {}
+        for name, x in inputs.items():
+            condition = x.condition[:, None].expand(-1, x.mask.shape[1], -1)             # (B, N, G)
+            rows = (v[x.mask] for v in (x.target, x.hidden, x.history, condition))       # each (M, ...)
+            losses[name], by_time[f"{name}_by_time"] = self[name].loss(*rows, generator)
+        return losses, by_time
+
+    def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
+        """HeadInputs with N = 1 -> name -> the next patch (B, 1, P, d)."""
+        return {name: self[name].sample(noise(tuple(x.history[:, 0].shape)), x.hidden[:, 0], x.history[:, 0], x.condition,
+                                        **sampling)[:, None] for name, x in inputs.items()}

@@ -1,0 +1,90 @@
+"""Released Talker-T2AV weights -> nanoTalker's names. One table below says what goes where; tested on ../shared/fixtures.
+
+Two things are more than a rename: nanoTalker keeps query, key and value (and gate and up) in one matrix, so theirs are
+stacked; and the release rotates neighbouring channels (2 i, 2 i + 1) in its patch encoders and heads, where nanoTalker
+rotates (i, i + half) everywhere, so the rows of those queries and keys are reordered. Both leave the function as it is.
+"""
+import torch
+from torch import Tensor
+
+# ours (with {} for a layer number) <- theirs; several of theirs are stacked in the order given
+BACKBONE = {
+    "blocks.{}.norm1.weight": "layers.{}.input_layernorm.weight",
+    "blocks.{}.attention.qkv.weight": ("layers.{}.self_attn.q_proj.weight", "layers.{}.self_attn.k_proj.weight",
+                                       "layers.{}.self_attn.v_proj.weight"),
+    "blocks.{}.attention.q_norm.weight": "layers.{}.self_attn.q_norm.weight",
+    "blocks.{}.attention.k_norm.weight": "layers.{}.self_attn.k_norm.weight",
+    "blocks.{}.attention.out.weight": "layers.{}.self_attn.o_proj.weight",
+    "blocks.{}.norm2.weight": "layers.{}.post_attention_layernorm.weight",
+    "blocks.{}.mlp.gate_up.weight": ("layers.{}.mlp.gate_proj.weight", "layers.{}.mlp.up_proj.weight"),
+    "blocks.{}.mlp.down.weight": "layers.{}.mlp.down_proj.weight",
+    "norm.weight": "norm.weight",
+}
+LOCAL_BLOCKS = {
+    "blocks.{}.norm1.weight": "blocks.{}.norm1.scale",
+    "blocks.{}.attention.qkv.weight": "blocks.{}.attn.qkv.weight",       # and reordered, see `half_rotary`
+    "blocks.{}.attention.out.weight": "blocks.{}.attn.proj.weight",
+    "blocks.{}.norm2.weight": "blocks.{}.norm2.scale",
+    "blocks.{}.mlp.gate_up.weight": ("blocks.{}.mlp.fc1.weight", "blocks.{}.mlp.fc2.weight"),
+    "blocks.{}.mlp.down.weight": "blocks.{}.mlp.proj.weight",
+    "norm.weight": "norm.scale",
+}
+PATCH_ENCODER = LOCAL_BLOCKS | {"cls": "cls_token", "input.weight": "input_proj.weight", "input.bias": "input_proj.bias"}
+HEAD = {ours: f"decoder.{theirs}" if isinstance(theirs, str) else tuple(f"decoder.{t}" for t in theirs)
+        for ours, theirs in LOCAL_BLOCKS.items()} | {
+    f"{ours}.{p}": f"{theirs}.{p}" for p in ("weight", "bias") for ours, theirs in (
+        ("noisy_in", "in_proj"), ("history_in", "cond_proj"), ("condition_in", "global_cond_proj"), ("out", "out_proj"),
+        ("time.0", "time_mlp.linear_1"), ("time.2", "time_mlp.linear_2"), ("input", "decoder.input_proj"),
+        ("step.0", "delta_time_mlp.linear_1"), ("step.2", "delta_time_mlp.linear_2"))}
+
+
+def half_rotary(qkv: Tensor, head_dim: int) -> Tensor:
+    """Rows of a stacked (3 D, D) qkv matrix: channels (0 1 2 3 ...) of each query and key head become (0 2 .. 1 3 ..)."""
+    q, k, v = qkv.chunk(3)
+    order = torch.cat((torch.arange(0, head_dim, 2), torch.arange(1, head_dim, 2)))
+    q, k = (x.unflatten(0, (-1, head_dim))[:, order].flatten(0, 1) for x in (q, k))
+    return torch.cat((q, k, v))
+
+
+def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str, Tensor], head_dim: int | None = None) -> dict[str, Tensor]:
+    """Released `state` -> what a module with the state_dict `shapes` loads. Missing and misshapen keys are listed by name.
+
+    prefix: of their names. head_dim: given where the release rotates neighbouring channels.
+    """
+    found, problems = {}, []
+    for ours in shapes:
+        layer = next((part for part in ours.split(".") if part.isdigit() and "blocks" in ours), None)
+        theirs = table[ours.replace(f"blocks.{layer}.", "blocks.{}.", 1) if layer else ours]
+        names = [prefix + t.format(layer) for t in ((theirs,) if isinstance(theirs, str) else theirs)]
+        missing = [n for n in names if n not in state]
+        if missing:
+            problems += [f"missing: {n}" for n in missing]
+            continue
+        x = torch.cat([state[n] for n in names])
+        if head_dim and ours.endswith("qkv.weight"):
+            x = half_rotary(x, head_dim)
+        if x.numel() != shapes[ours].numel():
+            problems.append(f"misshapen: {' + '.join(names)} is {tuple(x.shape)}, {ours} needs {tuple(shapes[ours].shape)}")
+            continue
+        found[ours] = x.reshape(shapes[ours].shape)
+    if problems:
+        raise ValueError(f"these are not the weights of this model ({len(problems)} problems):\n  " + "\n  ".join(problems[:40]))
+    return found
+
+
+def load_talker(talker, state: dict[str, Tensor], names=(("audio", "speech"), ("motion", "motion"))) -> None:
+    """Fill a model.Talker (two modalities, separate heads) with a released speech_llm state dict."""
+    local = lambda module: module.blocks[0].attention.head_dim
+    parts = [(talker.backbone, BACKBONE, "llm.model.", None)]
+    for ours, theirs in names:
+        parts += [(talker.heads[ours], HEAD, f"{theirs}_cfm.estimator.", local(talker.heads[ours])),
+                  (talker.encoders[ours], PATCH_ENCODER | {f"project.{p}": f"../projector_{theirs}.linear1.{p}" for p in ("weight", "bias")},
+                   f"{theirs}_patch_encoder.", local(talker.encoders[ours]))]
+    for module, table, prefix, head_dim in parts:
+        flat = state | {f"{prefix}../{k}": v for k, v in state.items() if k.startswith("projector_")}
+        module.load_state_dict(rename(flat, table, prefix, module.state_dict(), head_dim))
+    with torch.no_grad():
+        for ours, theirs in ((talker.embedding.weight, "llm.model.embed_tokens.weight"), (talker.task.weight, "task_embedding.weight"),
+                             (talker.no_video, "motion_pad_emb"), (talker.stop.project.weight, "head_stop.proj.weight"),
+                             (talker.stop.project.bias, "head_stop.proj.bias"), (talker.stop.out.weight, "head_stop.head.weight")):
+            ours.copy_(state[theirs].reshape(ours.shape))

@@ -1,0 +1,486 @@
+"""Shapes, invariants, oracles and the command line, all at sizes of seconds:  python -m pytest
+
+The oracles compare with numbers recorded from the released model (../shared/fixtures); they are skipped where those are absent.
+"""
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio.v3 as imageio
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import data
+import train
+from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input, as_pictures
+from heads import FlowHead, SeparateHeads
+from lab import released
+from model import IGNORE, Backbone, HeadInput, Modality, PatchEncoder, Talker, attention, initialise, stop_labels
+
+FIXTURES = Path(__file__).resolve().parent.parent / "shared" / "fixtures"
+CLIPS = FIXTURES.parent / "clips"
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def randomise(module):
+    """Random weights everywhere, also where training starts from zero (an identity would pass any test)."""
+    for p in module.parameters():
+        torch.nn.init.normal_(p, std=0.7 / max(1, p[0].numel() if p.ndim > 1 else 1) ** 0.5)
+    return module.eval()
+
+
+def tiny_talker(**changes):
+    config = train.parse_config(["--config", "tiny"] + [f"--{k}={v}" for k, v in changes.items()])
+    return randomise(train.build("talker", config)), config
+
+
+def inputs(config, batch=3, patches=5, text=7):
+    """A random batch: text with padding at the left, samples of different lengths."""
+    ids = torch.randint(1, 20, (batch, text))
+    ids[1, :3] = 0
+    frames = torch.tensor([patches * config.patch, (patches - 2) * config.patch, patches * config.patch][:batch])
+    present = (torch.arange(patches * config.patch)[None] < frames[:, None])[..., None]
+    latents = {"audio": torch.randn(batch, patches * config.patch, config.audio_latent) * present,
+               "motion": torch.randn(batch, patches * config.patch, config.motion_size) * present}
+    conditions = {"audio": torch.randn(batch, config.speaker_size), "motion": torch.randn(batch, config.motion_size)}
+    return dict(text=ids, text_mask=ids > 0, latents=latents, frames={k: frames for k in latents}, conditions=conditions,
+                paired=torch.ones(batch, dtype=torch.bool))
+
+
+def error(ours, theirs):
+    """Largest difference, relative to the scale of theirs."""
+    assert ours.shape == theirs.shape
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+# ------------------------------------------------------------------------------------------------------- language model
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("queries", [9, 1])
+@pytest.mark.parametrize("padded", [False, True])
+def test_both_attention_paths_agree(causal, queries, padded):
+    q, k, v = torch.randn(2, 4, queries, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    valid = torch.ones(2, 9, dtype=torch.bool)
+    valid[1, :4] = False
+    plain, fused = (attention(q, k, v, causal, valid if padded else None, fused=f) for f in (False, True))
+    assert plain.shape == q.shape and error(plain, fused) < 1e-5
+    if causal:                                    # the last query sees everything, so causal or not it is the same
+        assert error(attention(q, k, v, False, valid if padded else None)[:, :, -1], plain[:, :, -1]) < 1e-5
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_talker_is_causal(delay):
+    """A change in patch i moves no hidden state before position i + 1, and does move that one."""
+    talker, config = tiny_talker(motion_delay=delay)
+    batch = inputs(config)
+    before, heads, ends = talker.teacher_forced(**batch)
+    assert before.shape == (3, 5 + delay, config.width) and ends.tolist() == [5 + delay, 3 + delay, 5 + delay]
+    assert heads["motion"].target.shape == (3, 5 + delay, config.patch, config.motion_size)
+    for name, shift in (("audio", 0), ("motion", delay)):
+        changed = {k: v.clone() for k, v in batch["latents"].items()}
+        changed[name][0, 2 * config.patch:3 * config.patch] += 1                         # patch 2
+        after = talker.teacher_forced(**(batch | {"latents": changed}))[0]
+        moved = (after - before).abs().amax(-1)[0] > 1e-6
+        assert moved.tolist() == [j > 2 + shift for j in range(5 + delay)]
+
+
+def test_padding_changes_nothing():
+    talker, config = tiny_talker()
+    batch = inputs(config)
+    hidden = talker.teacher_forced(**batch)[0]
+    one = lambda x: {k: one(v) for k, v in x.items()} if isinstance(x, dict) else x[1:2]
+    alone = one(batch)
+    alone["text"], alone["text_mask"] = alone["text"][:, 3:], alone["text_mask"][:, 3:]
+    alone["latents"] = {k: v[:, :3 * config.patch] for k, v in alone["latents"].items()}
+    assert error(talker.teacher_forced(**alone)[0], hidden[1:2, :3]) < 1e-5
+
+
+def test_speech_only_ignores_motion():
+    talker, config = tiny_talker()
+    batch = inputs(config) | {"paired": torch.tensor([True, False, True])}
+    hidden, heads, _ = talker.teacher_forced(**batch)
+    assert not heads["motion"].mask[1].any() and heads["audio"].mask[1].sum() == 3
+    batch["latents"]["motion"][1] += 1
+    assert torch.equal(talker.teacher_forced(**batch)[0][1], hidden[1])
+
+
+@pytest.mark.parametrize("delay", [0, 1])
+def test_cached_generation_equals_the_full_pass(delay):
+    """Generate, then feed what came out through the training pass: the hidden states must lead to the same patches."""
+    talker, config = tiny_talker(motion_delay=delay)
+    batch = inputs(config)
+    draws = []
+    def noise(shape):
+        draws.append(torch.randn(shape))
+        return draws[-1]
+    steps = [p for p, _ in talker.generate(batch["text"], batch["text_mask"], batch["conditions"], noise, 6, steps=3, stop_hits=99)]
+    made = {n: torch.cat([p[n] for p in steps if n in p], 1) for n in talker.modalities}
+    assert made["audio"].shape == (3, 6 * config.patch, config.audio_latent)
+    assert made["motion"].shape == (3, (6 - delay) * config.patch, config.motion_size)
+    if delay:                                     # before the delay is over generation adds no motion token; training encodes absence
+        return
+    full = batch | {"latents": made, "frames": {n: torch.full((3,), x.shape[1]) for n, x in made.items()}}
+    _, heads, _ = talker.teacher_forced(**full)
+    again = iter(draws)
+    for i in range(6):
+        for name, x in heads.items():
+            row = HeadInput(x.hidden[:, i:i + 1], x.history[:, i:i + 1], x.condition)
+            patch = talker.heads.sample({name: row}, lambda shape: next(again), steps=3)[name][:, 0]
+            assert error(patch, x.target[:, i]) < 1e-4
+
+
+def test_generation_stops_by_the_stop_head():
+    talker, config = tiny_talker()
+    batch = inputs(config)
+    run = lambda **options: list(talker.generate(batch["text"], batch["text_mask"], batch["conditions"], torch.randn, 8, steps=2, **options))
+    with torch.no_grad():
+        talker.stop.out.weight.zero_()            # the logit is 0 everywhere: a probability of one half
+    assert [f.all().item() for _, f in run()] == [True] * 8
+    assert [f.any().item() for _, f in run(stop_hits=3)] == [False, False] + [True] * 6
+    assert len(run(stop_hits=3, stop_keeps=False, shortest=2)) == 3
+    assert not any(f.any() for _, f in run(threshold=0.6))
+    assert set(run(paired=False)[0][0]) == {"audio"}
+
+
+def test_stop_labels():
+    labels, zeros = stop_labels(torch.tensor([1, 0, 2, 0]), torch.tensor([6, 2, 9, 0]), 8, patch=4)
+    x = IGNORE
+    assert labels.tolist() == [[x, 0, 0, 0, x, x, 1, x], [x, 1, x, x, x, x, x, x], [x, x, 0, 0, 0, 0, 0, 0], [x] * 8]
+    assert zeros == 1.5                           # the mean of 3 and 0; samples without an end do not count
+
+
+def test_talker_learns():
+    """Loss, its parts, and the first steps of the real optimizers."""
+    talker, config = tiny_talker()
+    initialise(talker)
+    batch, opts = inputs(config), train.optimizers(talker, config, torch.float32)
+    losses = []
+    for _ in range(30):
+        loss, log = talker(**batch, generator=torch.Generator().manual_seed(1))
+        loss.backward()
+        for o in opts:
+            o.step()
+            o.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
+    assert {"audio", "motion", "stop", "audio_by_time", "motion_by_time", "audio_regression"} <= set(log)
+    assert log["audio_by_time"].shape == (10,)
+
+
+def test_muon_orthogonalises():
+    for shape in ((2, 48, 96), (2, 96, 48)):
+        s = torch.linalg.svdvals(train.orthogonal(torch.randn(shape)))
+        assert s.min() > 0.5 and s.max() < 1.5
+
+
+# ---------------------------------------------------------------------------------------------------------------- heads
+def test_flow_matching_recovers_a_gaussian():
+    """Loss and sampler together: a head trained on N(mean, 0.5^2) of its condition samples that distribution."""
+    head = FlowHead(1, 1, 32, 32, 1, 2, drop_hidden=0, drop_history=0)
+    initialise(head)
+    optimizer = torch.optim.Adam(head.parameters(), 3e-3)
+    generator = torch.Generator().manual_seed(0)
+    def rows(n):
+        mean = torch.randint(0, 2, (n, 1), generator=generator) * 4.0 - 2
+        return torch.randn(n, 1, 1, generator=generator) * 0.5 + mean[..., None], torch.zeros(n, 32), torch.zeros(n, 1, 1), mean
+    for _ in range(400):
+        loss, _ = head.loss(*rows(256), generator)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x, hidden, history, mean = rows(4000)
+    with torch.no_grad():
+        made = head.sample(torch.randn(4000, 1, 1), hidden, history, mean, steps=40, guidance=1, temperature=1, zero_star=False)
+    for m in (-2.0, 2.0):
+        got = made[mean[:, 0] == m]
+        assert abs(got.mean() - m) < 0.1 and abs(got.std() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("zero_star", [False, True])
+def test_guidance_one_equals_none(zero_star):
+    """The path that never computes the unconditional branch equals the limit of the one that does."""
+    head = randomise(FlowHead(6, 5, 32, 32, 2, 2))
+    row = torch.randn(3, 4, 6), torch.randn(3, 32), torch.randn(3, 4, 6), torch.randn(3, 5)
+    with torch.no_grad():
+        none, almost, strong = (head.sample(*row, steps=5, guidance=g, zero_star=zero_star) for g in (1, 1 + 1e-7, 3))
+    assert error(almost, none) < 1e-4 < error(strong, none)
+
+
+# --------------------------------------------------------------------------------------------------------- autoencoders
+def tiny(stage):
+    return train.build(stage, train.parse_config(["--config", "tiny"])).eval()
+
+
+@pytest.mark.parametrize("samples, frames", [(640, 1), (641, 2), (6400, 10), (12799, 20)])
+def test_audio_lengths(samples, frames):
+    model = tiny("audio")
+    latents = model.encode(torch.randn(2, samples) * 0.1)
+    assert latents.shape == (2, frames, 32) and model.decode(latents).shape == (2, frames * 640)
+
+
+def test_audio_refuses_nothing():
+    with pytest.raises(ValueError, match="n > 0"):
+        tiny("audio").encode(torch.zeros(2, 0))
+
+
+def test_audio_loss_and_padding():
+    model = tiny("audio")
+    wave, frames = torch.randn(2, 30 * 640) * 0.1, torch.tensor([30, 26])
+    wave[1, 26 * 640:] = 0
+    loss, log = model.loss(wave, frames, torch.tensor([[3, 4, 5], [0, 6, 7]]))
+    loss.backward()
+    assert set(log) == {"spectral", "kl", "meaning", "ctc"} and torch.isfinite(loss)
+    randomise(model)
+    with torch.no_grad():
+        padded, alone = model.semantics(wave, frames)[1, :50], model.semantics(wave[1:, :26 * 640])[0, :50]
+    assert error(padded, alone) < 1e-3            # the last convolution of the stem looks one frame ahead: not the last two
+
+
+def test_normal_is_learned_from_the_corpus():
+    model = tiny("motion")
+    pictures = torch.rand(50, 3, 64, 64) * 2 - 1
+    before = model.encode(pictures)
+    model.normal.fit(before)
+    after = model.encode(pictures)
+    assert after.mean().abs() < 1e-3 and abs(after.std(0) - 1).max() < 1e-2
+    assert error(model.normal.inverse(after), before) < 1e-4
+
+
+def test_motion_shapes_and_directions():
+    model = randomise(tiny("motion"))
+    source, target = torch.rand(2, 3, 64, 64), torch.rand(2, 3, 3, 64, 64)
+    motion = model.encode(target.flatten(0, 1)).unflatten(0, (2, 3))
+    assert motion.shape == (2, 3, 6) and model.decode(source, motion).shape == target.shape
+    basis = torch.linalg.qr(model.directions)[0]
+    assert error(basis.T @ basis, torch.eye(6)) < 1e-5
+    assert torch.isfinite(model.loss(source, target)[0])
+    with pytest.raises(ValueError, match="multiple of 16"):
+        MotionAutoencoder(size=50)
+
+
+def test_pictures_survive_conversion():
+    pictures = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), dtype=np.uint8)
+    assert np.array_equal(as_pictures(as_input(pictures)), pictures)
+
+
+def test_speaker_vectors():
+    model = tiny("speaker")
+    wave = torch.randn(3, 30 * 640) * 0.1
+    assert model(wave).shape == (3, 8) and error(model(wave).norm(dim=1), torch.ones(3)) < 1e-5
+    loss, log = model.loss(wave, torch.tensor([30, 20, 25]))
+    assert torch.isfinite(loss) and 0 <= log["found"] <= 1
+    with pytest.raises(ValueError, match="at least 10 frames"):
+        model.loss(wave, torch.tensor([30, 9, 25]))
+
+
+# ------------------------------------------------------------------------------------------------------------------ data
+def test_corpus_is_deterministic_and_split_by_sentence():
+    a, b = data.SyntheticCorpus("test", 20)[7], data.SyntheticCorpus("test", 9)[7]
+    assert (a.name, a.text) == (b.name, b.text) and np.array_equal(a.video, b.video) and np.array_equal(a.audio, b.audio)
+    assert a.video.shape == (len(a.opening), 64, 64, 3) and a.audio.shape == (len(a.opening) * 640,)
+    assert not np.array_equal(a.audio, data.SyntheticCorpus("test", 9, seed=1)[7].audio)
+    texts = {split: {data.SyntheticCorpus(split, 300).text(i) for i in range(300)} for split in data.SPLITS}
+    assert not texts["train"] & texts["test"] and not texts["train"] & texts["dev"] and not texts["dev"] & texts["test"]
+    assert all(len(t.split()) == 6 for t in texts["train"])
+
+
+def test_unseen_talkers_are_never_in_train():
+    corpus = data.SyntheticCorpus("train", 600)
+    assert not {corpus.talkers[i % len(corpus.talkers)] for i in range(600)} & set(corpus.UNSEEN)
+
+
+def test_text():
+    assert data.decode_text(data.encode_text("  Bin  BLUE, zéro’s ")) == "bin blue, zero's"
+    assert 0 not in data.encode_text("a→b")
+    with pytest.raises(ValueError, match="nothing to say"):
+        data.encode_text("...")
+
+
+def test_cache_store_and_latents(tmp_path):
+    corpus = data.SyntheticCorpus("train", 6)
+    store = data.cache_clips(corpus, 6, tmp_path / "clips", label="test")
+    assert len(store) == 6 and np.array_equal(store[4].video, corpus[4].video)
+    assert np.abs(store[4].audio - corpus[4].audio).max() < 1e-4
+    items = [dict(name=store[i].name, text=store[i].text, audio=np.full((store.frames[i], 3), i), motion=np.ones((store.frames[i], 2)),
+                  speaker=np.arange(4)) for i in range(6)]
+    data.LatentSet.write(tmp_path / "latents", items, {})
+    latents = data.LatentSet(tmp_path / "latents")
+    batch = data.collate([latents[i] for i in range(6)], 4)
+    assert batch["patches"].tolist() == (store.frames // 4).tolist() and batch["audio"].shape == (6, store.frames.max() // 4 * 4, 3)
+    assert batch["audio"][2, batch["patches"][2] * 4:].abs().sum() == 0 and (batch["audio"][2, :batch["patches"][2] * 4] == 2).all()
+    assert (batch["text"][:, -1] > 0).all() and (batch["text_mask"] == (batch["text"] > 0)).all()
+    with pytest.raises(ValueError, match="finite"):
+        data.LatentSet.write(tmp_path / "broken", [items[0] | {"audio": np.full((store.frames[0], 3), np.nan)}], {})
+
+
+def test_order_resumes_exactly():
+    order = data.BatchOrder(np.arange(50), 4, seed=3)
+    first = [next(order) for _ in range(20)]
+    state = order.state_dict()
+    rest = [next(order) for _ in range(20)]
+    again = data.BatchOrder(np.arange(50), 4, seed=3)
+    again.load_state_dict(state)
+    assert [next(again) for _ in range(20)] == rest and first != rest
+    assert {i for batch in first[:12] for i in batch} <= set(range(50)) and len({i for batch in first[:12] for i in batch}) == 48
+
+
+def test_broken_clips_are_named(tmp_path):
+    clip = data.SyntheticCorpus("test", 3)[0]
+    data.write_clip(tmp_path / "good.mp4", clip.video, clip.audio, 16000)
+    data.write_clip(tmp_path / "mute.mp4", clip.video, None, 16000)
+    data.write_clip(tmp_path / "short.mp4", clip.video[:3], clip.audio[:1920], 16000)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "wrong.MP4").write_text("not a video")
+    for name in ("good", "mute", "short", "empty", "wrong"):
+        (tmp_path / f"{name}.txt").write_text("bin blue at f two now")
+    data.write_clip(tmp_path / "untold.mp4", clip.video, clip.audio, 16000)
+    store = data.cache_clips(data.ClipFolder(tmp_path, "all"), 100, tmp_path / "cache")
+    assert len(store) == 1 and store[0].name == "good" and len(store[0].video) == len(clip.video)
+    assert store[0].audio.shape == clip.audio.shape and np.corrcoef(store[0].audio, clip.audio)[0, 1] > 0.99
+    why = "\n".join(store.skipped)
+    for name, reason in (("mute", "no audio"), ("short", "too short: 3"), ("empty", "is empty"), ("wrong", "ffmpeg"), ("untold", "no text")):
+        assert any(f"{name}." in line and reason in line for line in store.skipped), why
+    (tmp_path / "good.mp4").unlink()
+    with pytest.raises(ValueError, match="none of the 5"):
+        data.cache_clips(data.ClipFolder(tmp_path, "all"), 100, tmp_path / "cache2")
+    with pytest.raises(ValueError, match="no clips in it"):
+        data.ClipFolder(tmp_path / "cache")
+
+
+@pytest.mark.skipif(not CLIPS.exists(), reason="../shared/clips (four raw GRID clips) is absent")
+def test_raw_clips():
+    folder = data.ClipFolder(CLIPS, "all", crop=(100, 60, 200))
+    assert len(folder) == 4
+    clip = folder[0]
+    assert clip.video.shape == (75, 64, 64, 3) and clip.audio.shape == (75 * 640,) and clip.text == "bin blue at f two now"
+    assert clip.video.std() > 20 and 0.01 < clip.audio.std() < 0.5
+
+
+# --------------------------------------------------------------------------------------------------------- configuration
+@pytest.mark.parametrize("arguments, message", [
+    (["--learing_rate=1"], "did you mean --learning_rate"), (["--layers=two"], "--layers is int"), (["--config=huge"], "no preset 'huge'"),
+    (["--layers=0"], "must be positive"), (["--seed"], "needs a value"), (["layers=2"], "not an option"), (["--heads=4"], "multiple of")])
+def test_configuration_errors(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train.parse_config(arguments)
+
+
+def test_configuration():
+    config = train.parse_config(["--config", "tiny", "--learning_rate=3e-4", "--data", "x"])
+    assert (config.width, config.learning_rate, config.data, config.out_dir) == (32, 3e-4, "x", "out/tiny")
+
+
+def test_a_checkpoint_never_executes_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path(tmp_path / "owned").touch, ())
+    torch.save({"model": Evil()}, tmp_path / "audio.pt")
+    with pytest.raises(Exception, match="[Ww]eights.only"):
+        train.load_checkpoint(tmp_path, "audio")
+    assert not (tmp_path / "owned").exists()
+
+
+# ---------------------------------------------------------------------------------------------------------- command line
+def command(*arguments, fails=False):
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, cwd=Path(__file__).parent)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def check_clip(path, seconds=None):
+    """Two streams, equally long, not silent, not black."""
+    video, audio = imageio.imread(path, plugin="FFMPEG"), data.read_audio(path, 16000)
+    assert abs(len(video) / 25 - len(audio) / 16000) < 0.1 and min(video.shape[1:3]) >= 256
+    assert seconds is None or abs(len(video) / 25 - seconds) < 1e-6
+    assert video.std() > 10 and audio.std() > 1e-4
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    assert "Finished" in command("train.py", "--config", "tiny", "--out_dir", out)
+    return out
+
+
+def test_train_everything(run):
+    check_clip(run / "sample.mp4")
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert {line["stage"] for line in log} == {"audio", "speaker", "motion", "talker"}
+    assert len(log[-1]["audio_by_time"]) == 10 and all(np.isfinite(line["loss"]) for line in log)
+
+
+def test_sample_a_sentence(run, tmp_path):
+    sample = ["sample.py", "--ckpt", run, "--text", "bin blue at f two now"]
+    words = command(*sample, "--talker", 3, "--out", tmp_path / "a.mp4")
+    check_clip(tmp_path / "a.mp4", float(words.split("a.mp4: ")[1].split(" s of")[0]))
+    command(*sample, "--ref", tmp_path / "a.mp4", "--out", tmp_path / "b.mp4", "--seed", 1)
+    check_clip(tmp_path / "b.mp4")
+    assert "who speaks?" in command(*sample, "--out", tmp_path / "c.mp4", fails=True)
+    assert "must end in .mp4" in command(*sample, "--talker", 3, "--out", tmp_path / "c", fails=True)
+    assert "no trained model" in command("sample.py", "--ckpt", tmp_path, "--text", "a", "--out", "x.mp4", fails=True)
+
+
+def test_sample_folders(run, tmp_path):
+    command("data.py", "--export", tmp_path / "truth", "--n", 2, "--split", "test")
+    command("sample.py", "--ckpt", run, "--texts", tmp_path / "truth" / "texts.tsv", "--out", tmp_path / "made")
+    command("sample.py", "--ckpt", run, "--roundtrip", tmp_path / "truth", "--out", tmp_path / "round")
+    names = {p.stem for p in (tmp_path / "truth").glob("*.mp4")}
+    assert len(names) == 2
+    for name in names:
+        check_clip(tmp_path / "made" / f"{name}.mp4")
+        check_clip(tmp_path / "round" / f"{name}.mp4", len(np.load(tmp_path / "truth" / f"{name}.npy")) / 25)
+
+
+def test_a_seed_decides_the_output_whatever_the_batch(run):
+    import sample
+    models = sample.Models(run)
+    references = [models.talker_reference(t) for t in (1, 2)]
+    both, _ = models.generate(["bin blue at f two now", "set red"], references, [5, 6])
+    alone, _ = models.generate(["set red"], references[1:], [6])
+    other, _ = models.generate(["set red"], references[1:], [7])
+    assert len(both[1][1]) == len(alone[0][1]) and np.abs(both[1][1] - alone[0][1]).max() < 1e-3
+    assert len(other[0][1]) != len(alone[0][1]) or np.abs(other[0][1] - alone[0][1]).max() > 1e-3
+
+
+def test_a_killed_run_resumes_exactly(run, tmp_path):
+    """Stop the talker halfway, run the same command again: the weights are those of a run that was never stopped."""
+    for part in ("config.json", "audio.pt", "motion.pt", "speaker.pt", "clips", "latents"):
+        (tmp_path / part).symlink_to(run / part)
+    config = train.parse_config(["--config", "tiny", "--out_dir", str(tmp_path)])
+    class Killed(Exception):
+        pass
+    class DiesAtStepTwo(train.tqdm):
+        def __iter__(self):
+            for step in super().__iter__():
+                if step == 2:
+                    raise Killed
+                yield step
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(train, "tqdm", DiesAtStepTwo)
+        config.save_every = 1e-9
+        train.train_talker(config, torch.device("cpu"), torch.float32)
+    assert train.load_checkpoint(tmp_path, "talker")["step"] == 2
+    train.train_talker(config, torch.device("cpu"), torch.float32)
+    whole, resumed = (train.load_checkpoint(p, "talker")["model"] for p in (run, tmp_path))
+    assert all(torch.allclose(whole[k], resumed[k], atol=1e-6) for k in whole)
+
+
+def test_real_clips_end_to_end(tmp_path):
+    """A folder of clips, one of them broken, through every stage."""
+    folder = tmp_path / "clips"
+    for i in range(5):
+        clip = data.SyntheticCorpus("train", 8)[i]
+        data.write_clip(folder / f"{i}.mp4", clip.video, clip.audio, 16000)
+        (folder / f"{i}.txt").write_text(clip.text)
+    (folder / "broken.mp4").write_text("not a video")
+    words = command("train.py", "--config", "tiny", "--data", folder, "--out_dir", tmp_path / "out", "--crop", "8,8,240")
+    assert "broken.mp4" in words
+    check_clip(tmp_path / "out" / "sample.mp4")
+    assert "other settings" in command("train.py", "--config", "tiny", "--out_dir", tmp_path / "out", fails=True)
+    assert "no such folder" in command("train.py", "--config", "tiny", "--data", tmp_path / "nowhere", "--out_dir", tmp_path / "o", fails=True)

@@ -1,0 +1,513 @@
+"""Train everything, from nothing to a talking face:  python train.py --config small  [--field=value ...]
+
+Stages, each through the one loop in `fit`, each with a checkpoint in the run's folder (out/small by default):
+
+    corpus    clips for the autoencoders, made or decoded once                    clips/
+    audio     AudioVAE, and its reader of text     \\  side by side, in
+    motion    MotionAutoencoder                     }  processes of their own     audio.pt  motion.pt  speaker.pt
+    speaker   SpeakerEncoder                       /
+    latents   every clip of the corpus, encoded once                              latents/
+    talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt
+    sample    six unseen sentences by unseen talkers beside the truth             sample.mp4
+
+log.jsonl gets one line per logged step. A killed run resumes where its checkpoints stand, exactly, by the same command.
+`--data DIR` trains on a folder of real clips instead of the synthetic corpus (README: "Your own clips").
+
+What this file does not do: models (model.py, heads.py, autoencoders.py), clips (data.py), generation (sample.py).
+"""
+import ctypes
+import dataclasses
+import difflib
+import functools
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tqdm import tqdm
+
+import data
+from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
+from heads import FlowHead, SeparateHeads
+from model import Backbone, Modality, Talker, initialise
+
+
+# -------------------------------------------------------------------------------------------------------- configuration
+@dataclass
+class Config:
+    """Every setting, with the values of `small`; the other presets say what they change."""
+    config: str = "small"
+    out_dir: str = ""                     # default: out/<config>
+    data: str = ""                        # a folder of real clips; empty: the synthetic corpus
+    crop: str = ""                        # x,y,size in source pixels of real clips; empty: the centre square
+    seed: int = 0
+    # corpus
+    size: int = 64                        # side of the square pictures
+    sample_rate: int = 16000
+    clips: int = 4000                     # sentences the talker learns from
+    autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
+    # audio autoencoder and speaker encoder
+    audio_width: int = 128
+    audio_slow: int = 256                 # decoder channels at 25 Hz
+    audio_fast: int = 160                 # and at 100 Hz
+    audio_latent: int = 32
+    audio_kl: float = 0.05
+    audio_steps: int = 500
+    audio_batch: int = 16
+    speaker_size: int = 64
+    speaker_steps: int = 100
+    speaker_batch: int = 48
+    # motion autoencoder
+    motion_size: int = 20                 # orthogonal directions
+    motion_coarse: int = 96               # channels at 8 x 8
+    motion_fine: int = 48                 # and at 16 x 16
+    motion_steps: int = 900
+    motion_batch: int = 8                 # clips, with 4 pairs of frames from each
+    # talker
+    patch: int = 4                        # frames
+    width: int = 192
+    layers: int = 4
+    heads: int = 6
+    kv_heads: int = 3
+    head_dim: int = 32
+    hidden: int = 512                     # of SwiGLU
+    patch_layers: int = 1
+    patch_heads: int = 6
+    head_width: int = 128                 # flow-matching heads
+    head_layers: int = 3
+    head_heads: int = 4
+    repeats: int = 2                      # draws of time and noise per target
+    motion_weight: float = 1.0
+    motion_delay: int = 0                 # patches by which the motion lags
+    regression: float = 1.0               # auxiliary loss, see model.Talker
+    speech_only: float = 0.1              # share of samples that are treated as having no video
+    talker_steps: int = 1200
+    talker_batch: int = 16
+    # optimisation
+    learning_rate: float = 2e-3           # AdamW
+    muon_rate: float = 0.02               # Muon, on hidden matrices; 0: AdamW everywhere
+    weight_decay: float = 0.01
+    warmup: float = 0.03                  # share of the steps
+    decay: float = 0.6                    # share of the steps at the end over which the rates fall to 2 %
+    clip: float = 1.0                     # gradient norm
+    log_every: int = 20
+    save_every: float = 60.0              # seconds between checkpoints
+    # sampling: chosen on the dev split
+    steps: int = 8
+    guidance: float = 2.5
+    temperature: float = 0.6
+    stop_hits: int = 1                    # stop after so many patches in a row above 0.5
+
+
+PRESETS = {
+    "small": {},
+    "tiny": dict(clips=24, autoencoder_clips=12, audio_width=32, audio_slow=32, audio_fast=32, audio_steps=3, audio_batch=4,
+                 speaker_size=8, speaker_steps=2, speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
+                 motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
+                 head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
+}
+STAGES = ("audio", "speaker", "motion", "talker")
+
+
+def parse_config(arguments: list[str]) -> Config:
+    """['--config', 'small', '--seed=3'] -> Config. Unknown fields and wrong types are errors that say what was meant."""
+    given, rest = {}, list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"'{word}' is not an option; write --field=value or --field value")
+        name, separator, value = word[2:].partition("=")
+        if not separator:
+            if not rest:
+                raise ValueError(f"--{name} needs a value: --{name}=...")
+            value = rest.pop(0)
+        given[name] = value
+    fields = {f.name: f.type for f in dataclasses.fields(Config)}
+    preset = given.get("config", "small")
+    if preset not in PRESETS:
+        raise ValueError(f"there is no preset '{preset}'; there are: {', '.join(PRESETS)}")
+    config = Config(**{"config": preset, "out_dir": f"out/{preset}", **PRESETS[preset]})
+    for name, value in given.items():
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, 1, 0)[0]
+            raise ValueError(f"there is no field '{name}'; did you mean --{near} (now {getattr(config, near)!r})?")
+        try:
+            setattr(config, name, fields[name](value))
+        except ValueError:
+            raise ValueError(f"--{name} is {fields[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
+    for name in fields:
+        value = getattr(config, name)
+        if isinstance(value, (int, float)) and (value < 0 or value == 0 and fields[name] is int and name not in ("seed", "motion_delay")):
+            raise ValueError(f"--{name} must be {'at least 0' if fields[name] is float else 'positive'}, not {value}")
+    if config.heads % config.kv_heads:
+        raise ValueError(f"--heads ({config.heads}) must be a multiple of --kv_heads ({config.kv_heads})")
+    return config
+
+
+# -------------------------------------------------------------------------------------------------------------- machine
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def prepare_machine(device: torch.device, threads: int | None = None) -> torch.dtype:
+    """Threads, allocator, and the dtype in which matrix products are fastest here: found out, not assumed."""
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        return torch.bfloat16
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        libc = ctypes.CDLL(None)          # glibc hands big blocks back to the system each time they are freed, and fetching
+        libc.mallopt(-3, 1 << 30)         # them again costs more than the arithmetic on them: keep them
+        libc.mallopt(-1, (1 << 31) - 1)
+    def seconds(dtype):
+        x = torch.randn(768, 768).to(dtype)
+        x @ x
+        start = time.perf_counter()
+        for _ in range(4):
+            x @ x
+        return time.perf_counter() - start
+    return torch.bfloat16 if 2 * min(seconds(torch.bfloat16) for _ in range(2)) < min(seconds(torch.float32) for _ in range(2)) \
+        else torch.float32
+
+
+# ---------------------------------------------------------------------------------------------------------- optimisation
+class Muon(torch.optim.Optimizer):
+    """Muon (kellerjordan.github.io/posts/muon): momentum, then the nearest (semi-)orthogonal matrix as the update.
+
+    torch.optim.Muon takes the matrices one by one and in bf16, which on CPUs without bf16 units costs more than the rest of
+    a step (lab/bench.py); here all matrices of one shape go through together, in `dtype`.
+    """
+
+    def __init__(self, parameters, lr: float, momentum=0.95, dtype=torch.float32):
+        super().__init__(parameters, dict(lr=lr, momentum=momentum))
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            by_shape = {}
+            for p in group["params"]:
+                by_shape.setdefault((len(p), p[0].numel()), []).append(p)
+            for (rows, columns), parameters in by_shape.items():
+                gradients = torch.stack([p.grad.flatten(1) for p in parameters])         # (k, rows, columns)
+                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
+                moment = torch.stack([b.flatten(1) for b in buffers]).lerp_(gradients, 1 - group["momentum"])
+                update = orthogonal(gradients.lerp_(moment, group["momentum"]).to(self.dtype)).to(moment.dtype)
+                for p, b, m, u in zip(parameters, buffers, moment, update):
+                    b.copy_(m.view_as(b))
+                    p.add_(u.view_as(p), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
+
+
+def orthogonal(x: torch.Tensor) -> torch.Tensor:
+    """(k, rows, columns) -> the nearest (semi-)orthogonal matrices, roughly: four Newton-Schulz steps (arXiv 2505.16932)."""
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)
+    for a, b, c in ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046)):
+        gram = x @ x.mT
+        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
+    return x.mT if tall else x
+
+
+def optimizers(model: torch.nn.Module, config: Config, dtype) -> list[torch.optim.Optimizer]:
+    """Muon on hidden matrices (both sides at least 64), AdamW on the rest: inputs, outputs, embeddings, norms, biases."""
+    matrices, others = [], []
+    for name, m in model.named_modules():
+        for key, p in m.named_parameters(recurse=False):
+            hidden = isinstance(m, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) and p.ndim > 1 and getattr(m, "groups", 1) == 1
+            hidden = hidden and min(p.shape[:2]) >= 48 and not name.startswith(("regressors", "reader")) and name != "out"
+            (matrices if hidden and config.muon_rate else others).append(p)
+    found = [torch.optim.AdamW(others, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True)]
+    return found + ([Muon(matrices, config.muon_rate, dtype=dtype)] if matrices else [])
+
+
+def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype) -> None:
+    """The one training loop. loss(indices, generator) -> (loss, log dict). Resumes from <stage>.pt, and leaves it there.
+
+    All randomness comes from one generator and the order of batches, both in the checkpoint: a resumed run is the same run.
+    """
+    out = Path(config.out_dir)
+    model.to(device).train()
+    opts = optimizers(model, config, dtype)
+    rates = [o.param_groups[0]["lr"] for o in opts]
+    generator = torch.Generator(device).manual_seed(config.seed)
+    first, seconds = 0, 0.0
+    if (out / f"{stage}.pt").exists():
+        state = load_checkpoint(out, stage)
+        model.load_state_dict(state["model"])
+        for o, s in zip(opts, state["optimizers"]):
+            o.load_state_dict(s)
+        generator.set_state(state["generator"])
+        order.load_state_dict(state["order"])
+        first, seconds = state["step"], state["seconds"]
+    def save(step, done=False):
+        save_checkpoint(out, stage, dict(model=model.state_dict(), optimizers=[o.state_dict() for o in opts], step=step, done=done,
+                                         generator=generator.get_state(), order=order.state_dict(), seconds=seconds))
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    saved = start = time.perf_counter()
+    start -= seconds
+    bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=int(os.environ.get("BAR", 0)))
+    sums, count, samples = {}, 0, 0
+    for step in bar:
+        share = (step + 1) / steps
+        scale = min(1, share / max(config.warmup, 1 / steps), 1 if share <= 1 - config.decay else max(0.02, (1 - share) / config.decay))
+        for o, rate in zip(opts, rates):
+            o.param_groups[0]["lr"] = rate * scale
+        indices = next(order)
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            value, log = loss(indices, generator)
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        if not torch.isfinite(norm):
+            raise RuntimeError(f"{stage}: the gradient is not finite at step {step}; try a smaller --learning_rate, or look at the batch {indices}")
+        for o in opts:
+            o.step()
+            o.zero_grad(set_to_none=True)
+        for name, v in {"loss": value.detach(), "gradient": norm, **log}.items():
+            total, n = sums.get(name, (0, 0))
+            counted = ~torch.isnan(v)                   # a bin of flow time may be empty
+            sums[name] = total + v.detach().nan_to_num(), n + counted
+        count, samples = count + 1, samples + len(indices)
+        if (step + 1) % config.log_every == 0 or step + 1 == steps:
+            now = time.perf_counter() - start
+            line = {"stage": stage, "step": step + 1, "lr": rates[0] * scale, "seconds": round(now, 2),
+                    "samples_per_s": round(samples / (now - seconds), 2)}
+            line |= {k: (s / n).cpu().tolist() for k, (s, n) in sums.items()}
+            line = {k: [None if x != x else round(x, 5) for x in v] if isinstance(v, list) else v for k, v in line.items()}
+            with open(out / "log.jsonl", "a") as file:
+                file.write(json.dumps(line) + "\n")
+            bar.set_postfix_str(f"loss {line['loss']:.3f}")
+            sums, samples, seconds = {}, 0, now
+        if time.perf_counter() - saved > config.save_every and (step + 1) % config.log_every == 0:
+            save(step + 1)
+            saved = time.perf_counter()
+    save(steps)
+    model.eval()
+
+
+# ----------------------------------------------------------------------------------------------------------- checkpoints
+def save_checkpoint(out: Path, stage: str, state: dict) -> None:
+    """Atomic: a run killed while it writes keeps the checkpoint before."""
+    torch.save(state, out / f"{stage}.tmp")
+    os.replace(out / f"{stage}.tmp", out / f"{stage}.pt")
+
+
+def load_checkpoint(out: Path, stage: str) -> dict:
+    """<out>/<stage>.pt on the CPU. Only tensors and plain values are loaded: a checkpoint never runs code."""
+    path = Path(out) / f"{stage}.pt"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is not there; train it with: python train.py --config small --out_dir {out}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def finished(out: Path, stage: str) -> bool:
+    return (out / f"{stage}.pt").exists() and load_checkpoint(out, stage)["done"]
+
+
+# ---------------------------------------------------------------------------------------------------------------- models
+def build(stage: str, config: Config) -> torch.nn.Module:
+    """The model of a stage at the configured size, with fresh weights decided by the seed."""
+    c = config
+    torch.manual_seed(c.seed)
+    if stage == "audio":
+        return AudioVAE(c.sample_rate, c.audio_width, c.audio_latent, slow=c.audio_slow, fast=c.audio_fast,
+                        vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl)
+    if stage == "speaker":
+        return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
+    if stage == "motion":
+        return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
+    modalities = {"audio": Modality(c.audio_latent, c.speaker_size),
+                  "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
+    heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
+                           for name, m in modalities.items()})
+    backbone = Backbone(c.width, c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden)
+    talker = Talker(modalities, heads, backbone, len(data.TEXT_VOCAB), c.patch, c.patch_layers, c.patch_heads, c.regression)
+    initialise(talker)
+    return talker
+
+
+def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
+    """A trained model from a run's folder, which is all it needs."""
+    state = load_checkpoint(out, stage)
+    model = build(stage, Config(**json.loads((Path(out) / "config.json").read_text())))
+    model.load_state_dict(state["model"])
+    return model.to(device).eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------- stages
+def corpus(config: Config, split="train", n: int | None = None, talkers=None):
+    """The source of clips: a folder of real ones, or the synthetic corpus."""
+    if config.data:
+        crop = tuple(int(v) for v in config.crop.split(",")) if config.crop else None
+        return data.ClipFolder(config.data, split, config.size, config.sample_rate, crop)
+    return data.SyntheticCorpus(split, n or config.clips, talkers, config.seed, config.size, config.sample_rate)
+
+
+def padded_audio(clips: list, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clips -> waveforms (B, longest) padded with zeros, frames (B,); samples: per frame."""
+    waves = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c.audio) for c in clips], batch_first=True)
+    return waves, torch.tensor([len(c.audio) // samples for c in clips])
+
+
+def train_autoencoder(stage: str, config: Config, device, dtype) -> None:
+    """audio, speaker or motion, on the clips that the corpus stage left in the run's folder."""
+    out = Path(config.out_dir)
+    store = data.ClipStore(out / "clips")
+    model = build(stage, config).to(device)
+    samples = config.sample_rate // data.FPS
+
+    def audio_loss(indices, generator):
+        clips = [store[i] for i in indices]
+        wave, frames = padded_audio(clips, samples)
+        ids = [torch.tensor(data.encode_text(c.text)) for c in clips]
+        text = torch.stack([F.pad(t, (max(map(len, ids)) - len(t), 0)) for t in ids])
+        return model.loss(wave.to(device), frames.to(device), text.to(device), generator)
+
+    def speaker_loss(indices, generator):
+        wave, frames = padded_audio([store[i] for i in indices], samples)
+        return model.loss(wave.to(device), frames.to(device), generator)
+
+    def motion_loss(indices, generator):
+        draw = torch.rand(len(indices), 5, generator=generator, device=device).cpu().numpy()
+        frames = np.stack([store[i].video[(d * store.frames[i]).astype(int)] for i, d in zip(indices, draw)])
+        pictures = as_input(frames).to(device)                                           # (B, 5, 3, S, S)
+        return model.loss(pictures[:, 0], pictures[:, 1:])
+
+    loss = {"audio": audio_loss, "speaker": speaker_loss, "motion": motion_loss}[stage]
+    steps, batch = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_batch")
+    fit(stage, model, loss, data.BatchOrder(store.frames, batch, config.seed), steps, config, device, dtype)
+    if stage != "speaker":                # the language model wants latents of zero mean and unit deviation
+        encode = {"audio": lambda c: model.encode(torch.from_numpy(c.audio)[None].to(device))[0],
+                  "motion": lambda c: model.encode(as_input(c.video[::4]).to(device))}[stage]
+        with torch.inference_mode():
+            latents = torch.cat([encode(store[i]) for i in range(0, len(store), max(1, len(store) // 300))])
+        model.normal.fit(latents)
+    state = load_checkpoint(out, stage)
+    save_checkpoint(out, stage, state | {"model": model.state_dict(), "done": True})
+
+
+@functools.lru_cache
+def encoders(out: Path) -> tuple:
+    """The frozen parts of a run, loaded once in each worker process."""
+    torch.set_num_threads(1)
+    return tuple(load_model(out, stage) for stage in ("audio", "motion", "speaker"))
+
+
+@torch.inference_mode()
+def encode_clip(out: Path, source, index: int):
+    """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why there is none."""
+    store = data.ClipStore(out / "clips")
+    cached = index < len(store) and not store.skipped
+    clip = store[index] if cached else data.make_clip(source, index)
+    if isinstance(clip, data.BrokenClip):
+        return clip
+    audio, motion, speaker = encoders(out)
+    wave = torch.from_numpy(clip.audio)[None]
+    return dict(name=clip.name, text=clip.text, audio=audio.encode(wave)[0].numpy(), speaker=speaker(wave)[0].numpy(),
+                motion=motion.encode(as_input(clip.video)).numpy())
+
+
+def encode_latents(config: Config) -> None:
+    """The whole corpus -> latents/, in one process per core; each clip is made or decoded, encoded and forgotten."""
+    out, source = Path(config.out_dir), corpus(config)
+    if (out / "latents" / "meta.json").exists():
+        return
+    n = min(config.clips, len(source))
+    items = data.parallel(functools.partial(encode_clip, out), source, n, os.cpu_count(), "latents")
+    data.LatentSet.write(out / "latents", (i for i in items if not isinstance(i, data.BrokenClip)), dict(key=source.key))
+
+
+def train_talker(config: Config, device, dtype) -> None:
+    latents = data.LatentSet(Path(config.out_dir) / "latents")
+    talker = build("talker", config).to(device)
+    talker.longest.fill_(int(latents.frames.max()) // config.patch)
+    items = [latents[i] for i in range(len(latents))]
+
+    def loss(indices, generator):
+        batch = {k: v.to(device) for k, v in data.collate([items[i] for i in indices], config.patch).items()}
+        frames = batch["patches"] * config.patch
+        paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
+        return talker(batch["text"], batch["text_mask"], {n: batch[n] for n in talker.modalities}, {n: frames for n in talker.modalities},
+                      {"audio": batch["speaker"], "motion": batch["motion"][:, 0]}, paired, generator)
+
+    order = data.BatchOrder(latents.frames, config.talker_batch, config.seed)
+    fit("talker", talker, loss, order, config.talker_steps, config, device, dtype)
+    save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
+
+
+def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = None, bar=0) -> None:
+    """The stages that are not finished yet, one after the other, in this process."""
+    os.environ["BAR"] = str(bar)
+    device = pick_device()
+    dtype = prepare_machine(device, threads)
+    for stage in stages:
+        if not finished(Path(config.out_dir), stage):
+            train_talker(config, device, dtype) if stage == "talker" else train_autoencoder(stage, config, device, dtype)
+
+
+def open_run(config: Config) -> Path:
+    """Make or reopen the run's folder. A folder of other settings is an error; log lines after the checkpoints are dropped."""
+    out = Path(config.out_dir)
+    out.mkdir(parents=True, exist_ok=True)
+    path, wanted = out / "config.json", dataclasses.asdict(config)
+    free = {"out_dir", "log_every", "save_every", "steps", "guidance", "temperature", "stop_hits"}
+    if path.exists():
+        was = json.loads(path.read_text())
+        changed = [f"{k} was {was.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in free and was.get(k) != v]
+        if changed:
+            raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
+                             f"choose another --out_dir, or delete {out} to start anew")
+    path.write_text(json.dumps(wanted, indent=1))
+    log = out / "log.jsonl"
+    if log.exists():
+        steps = {s: load_checkpoint(out, s)["step"] if (out / f"{s}.pt").exists() else 0 for s in STAGES}
+        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+        log.write_text("".join(line + "\n" for line in lines if (x := json.loads(line))["step"] <= steps[x["stage"]]))
+    return out
+
+
+def main() -> None:
+    config = parse_config(sys.argv[1:])
+    start = time.time()
+    out = open_run(config)
+    source = corpus(config)
+    data.cache_clips(source, config.autoencoder_clips, out / "clips")
+    groups = [("audio", "speaker"), ("motion",)]
+    if pick_device().type == "cpu" and os.cpu_count() > 1:
+        # a small network keeps one core busy better than two: the autoencoders train side by side
+        spawn = torch.multiprocessing.get_context("spawn")
+        workers = [spawn.Process(target=run_stages, args=(g, config, os.cpu_count() // 2, i)) for i, g in enumerate(groups)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        if any(worker.exitcode for worker in workers):
+            raise RuntimeError("an autoencoder did not finish; its error is above. The same command resumes from the checkpoints")
+        print("\n" * len(workers), end="")
+    else:
+        run_stages(groups[0] + groups[1], config)
+    encode_latents(config)
+    run_stages(("talker",), config)
+    import sample                         # here, since sample.py stands above this file and imports it
+    sample.write_grid(out, out / "sample.mp4")
+    text = "bin blue at f two now"
+    print(f"""
+Finished in {(time.time() - start) / 60:.1f} minutes.
+  checkpoints  {', '.join(str(out / f'{s}.pt') for s in STAGES)}
+  log          {out / 'log.jsonl'}   (python -m lab.plot {out / 'log.jsonl'} --out {out / 'curve.png'})
+  clips        {out / 'sample.mp4'}   six unseen sentences by unseen talkers, the truth at the right of each
+Next: python sample.py --ckpt {out} --text "{text}" {'--ref CLIP' if config.data else '--talker 3'} --seed 0 --out hello.mp4""")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command resumes from the last checkpoints")
