@@ -76,11 +76,26 @@ def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple
     return angle.cos(), angle.sin()
 
 
+class Rotate(torch.autograd.Function):
+    """Rotation of pairs by hand: its gradient is the rotation back, so nothing is kept, and four passes over memory do."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        y, half = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[-1] // 2
+        torch.mul(x[..., :half], cos, out=y[..., :half]).addcmul_(x[..., half:], sin, value=-1)
+        torch.mul(x[..., half:], cos, out=y[..., half:]).addcmul_(x[..., :half], sin)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        cos, sin = ctx.saved_tensors
+        return Rotate.apply(gradient, cos, -sin), None, None
+
+
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by their position's angles."""
-    cos, sin = (t.to(x.dtype) for t in tables)
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return Rotate.apply(x, *(t.to(x.dtype) for t in tables))
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None, fused: bool | None = None) -> Tensor:
@@ -111,13 +126,34 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
     return score.softmax(-1) @ v
 
 
+class Normalise(torch.autograd.Function):
+    """RMSNorm by hand: on CPU torch's own takes twice the passes over memory (lab/bench.py)."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse, weight)
+        return unit * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        unit, inverse, weight = ctx.saved_tensors
+        product = gradient * unit
+        for_weight = product.flatten(0, -2).sum(0)
+        mean = (product @ weight)[..., None].div_(unit.shape[-1])
+        return (gradient * weight).addcmul_(unit, mean, value=-1).mul_(inverse), for_weight, None
+
+
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps=1e-6):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        if x.is_cuda or x.dtype != torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        return Normalise.apply(x, self.weight, self.eps)
 
 
 class KeyValues:

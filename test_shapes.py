@@ -1,6 +1,6 @@
-"""Shapes, invariants, oracles and the command line, all at sizes of seconds:  python -m pytest
+"""Shapes, invariants, data and the command line, all at sizes of seconds:  python -m pytest
 
-The oracles compare with numbers recorded from the released model (../shared/fixtures); they are skipped where those are absent.
+The released model's recorded numbers are compared in lab/test_released.py, which the same command runs.
 """
 import json
 import subprocess
@@ -11,17 +11,14 @@ import imageio.v3 as imageio
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 import data
 import train
-from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input, as_pictures
-from heads import FlowHead, SeparateHeads
-from lab import released
-from model import IGNORE, Backbone, HeadInput, Modality, PatchEncoder, Talker, attention, initialise, stop_labels
+from autoencoders import MotionAutoencoder, as_input, as_pictures
+from heads import FlowHead
+from model import IGNORE, HeadInput, attention, initialise, stop_labels
 
-FIXTURES = Path(__file__).resolve().parent.parent / "shared" / "fixtures"
-CLIPS = FIXTURES.parent / "clips"
+CLIPS = Path(__file__).resolve().parent.parent / "shared" / "clips"
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ class Config:
     # corpus
     size: int = 64                        # side of the square pictures
     sample_rate: int = 16000
-    clips: int = 4000                     # sentences the talker learns from
+    clips: int = 3000                     # sentences the talker learns from
     autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
     # audio autoencoder and speaker encoder
     audio_width: int = 128
@@ -57,7 +57,7 @@ class Config:
     audio_fast: int = 160                 # and at 100 Hz
     audio_latent: int = 32
     audio_kl: float = 0.05
-    audio_steps: int = 500
+    audio_steps: int = 400
     audio_batch: int = 16
     speaker_size: int = 64
     speaker_steps: int = 100
@@ -66,7 +66,7 @@ class Config:
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8
     motion_fine: int = 48                 # and at 16 x 16
-    motion_steps: int = 900
+    motion_steps: int = 600
     motion_batch: int = 8                 # clips, with 4 pairs of frames from each
     # talker
     patch: int = 4                        # frames

@@ -3,32 +3,36 @@
     python -m lab.metrics --truth T --fit F --generated G0 G1 [--roundtrip R] [--refs F2] [--json out.json]
 
 A folder holds NAME.mp4 and, where it is truth, NAME.txt (the sentence) and NAME.npy (true mouth opening, (T,) float32); a name
-that ends in _t007 says talker 7. T, R and every G (one a sampling seed) hold the same names; each row is over the names that all of
-them have, the others are counted and named. F holds truth with other sentences of the same talkers (train split, 300 clips or
-more): all that is learnt here is learnt on F. F2: clips of the talkers to choose from, if those are not F's (unseen talkers).
+ending in _t007 says talker 7. T, R and every G (one a sampling seed) hold the same names: rows are over those that all of them
+have, the rest is counted and named. F holds truth with other sentences of the same talkers (train split, 300 clips or more); all
+that is learnt here is learnt on F. F2: clips of the talkers to choose from, where they are not F's (unseen talkers).
 
 In every function a video is (T, 64, 64, 3) uint8 at 25 fps and audio (n,) float32 at 16 kHz. What the numbers are:
 
-word errors   percent of words that pocketsphinx, held to the grammar of the six-word sentence, hears otherwise; position by position,
-              also by slot (command, colour, preposition, letter, digit, adverb). Nothing decoded is six errors. (needs pocketsphinx)
-sync r        correlation over a clip of the mouth opening read off the picture with the one read off the sound, averaged over clips.
-              A constant reading counts as 0. The two probes are fitted on F's truth; their held-out correlation with it is printed.
-lag, r there  the shift in frames (-5 to 5; positive: the picture is late) with the highest mean correlation, and that correlation.
-              Controls: sound of a clip with the picture of another sentence (the floor), and, since samples of one text resemble
-              each other in timing, sound of one seed with the picture of another: only what exceeds it is coupling proper.
-frames        mean length; x truth: its ratio to truth's; length r, length error: correlation with truth's, mean distance in frames.
-voice, looks  percent of clips nearest to the right talker. Voice: mean and deviation of the voiced log-mel spectrum, median log2 of
-              the pitch. Looks: the mean picture at 16x16. Distances are in units of the variation within talkers, measured on F.
-PSNR, mouth   dB at 64x64 against truth's clip, the mean over frames from 1 on (frame 0 may be given) of all clips; whole picture and
-              mouth box. Round trip only. Both sides have been through H.264: at crf 14 truth's own clip is 45.7 dB (mouth 44.5)
-              from its lossless original, so read 35 dB as is and distrust differences above 42.
-RMS, silent   mean level of the sound, full scale 1, and percent of clips below 0.005.
+word errors   percent of words that pocketsphinx, held to the grammar of the six-word sentence, hears otherwise, position by
+              position; also by slot. Nothing decoded is six errors.
+sync r        correlation over a clip of the mouth opening read off the picture with that read off the sound, mean over clips; a
+              constant reading counts as 0. The two probes are fitted on F; their r with the truth on unused clips is printed.
+lag, r there  the shift in frames (-5 to 5, positive: the picture is late) with the highest mean r, and that r.
+frames        mean length; x truth, length r, length error: ratio to truth's, correlation with it, mean distance in frames.
+RMS, silent   level of the sound, full scale 1, mean over clips; percent of clips below 0.005.
+voice, looks  percent of clips nearest to the right talker, in units of the variation within talkers. Voice: mean and deviation
+              of the voiced log-mel spectrum, median log2 pitch. Looks: the mean picture at 16x16. Chance is 1 in 32.
+PSNR, mouth   dB at 64x64 over all frames but each clip's first (it may be given), whole picture and mouth box; round trip only.
+              Both clips come from mp4s, and those are not lossless: enlarged to 256 and coded at crf 14, truth is 35.5 dB (mouth
+              34.6) from its original. It loses the same on both sides, so the figure flatters: a round trip 31.7 dB off
+              in pixels reads 33.0, white noise of 30.0 reads 33.0. Compare such figures with each other only.
+
+Controls: a mismatched row joins the sound of a clip with the picture and text of another sentence, the floor. Samples of one text
+resemble each other in timing, so the last row joins the sound of one seed with the picture of the other: only the sync above it
+is coupling proper. The probes err a little, so the ceiling of sync is truth's row, not 1.
 """
 import argparse
 import json
 import multiprocessing
 import re
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,7 +52,7 @@ SILENT = .005
 SLOTS = ("command", "colour", "preposition", "letter", "digit", "adverb")
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------------------
+# ---- folders -----------------------------------------------------------------------------------------------------------------
 
 def clip_names(folder):
     """Sorted names of the clips in a folder. ValueError if it has none."""
@@ -84,7 +88,7 @@ def load(folder, names=None):
             [str(clip) for clip in clips if isinstance(clip, BrokenClip)])
 
 
-# ---- words -----------------------------------------------------------------------------------------------------------------------
+# ---- words -------------------------------------------------------------------------------------------------------------------
 
 def recognise_share(audios):
     """Recognise some clips; one worker's share of `recognise`."""
@@ -98,7 +102,7 @@ def recognise_share(audios):
     heard = []
     for audio in audios:
         sound = np.concatenate((audio, noise)).clip(-1, 1)  # without a faint end the last words are lost
-        decoder.start_stream()                              # forget the last clip's noise level: the order must not matter
+        decoder.reinit_feat()                               # forget the last clip: the order must not matter
         decoder.start_utt()
         decoder.process_raw((32767 * sound).astype("<i2").tobytes(), full_utt=True)
         decoder.end_utt()
@@ -112,9 +116,9 @@ def recognise(audios):
 
     RuntimeError if pocketsphinx is not installed."""
     try:
-        import pocketsphinx                                 # noqa: F401  (asked for here so that the message comes from one process)
+        import pocketsphinx                                 # for the message; the workers use it
     except ImportError:
-        raise RuntimeError("word errors need pocketsphinx (39 MB, with its English model): pip install pocketsphinx") from None
+        raise RuntimeError("word errors need pocketsphinx: pip install pocketsphinx") from None
     shares = [audios[first:first + 8] for first in range(0, len(audios), 8)]
     with multiprocessing.Pool(2) as pool:
         done = list(tqdm(pool.imap(recognise_share, shares), desc="recognising", total=len(shares), unit="8 clips", leave=False))
@@ -122,11 +126,10 @@ def recognise(audios):
 
 
 def wrong_words(heard, texts):
-    """What `recognise` gave, and the n texts -> (n, 6) bool, True where a word is wrong. ValueError for texts not of the grammar."""
+    """What `recognise` gave, and the n texts -> (n, 6) bool, True where a word is wrong. ValueError for other texts."""
     for text in texts:
-        words = text.split()
-        if len(words) != len(GRAMMAR) or any(word not in choices for word, choices in zip(words, GRAMMAR)):
-            raise ValueError(f"{text!r} is not a sentence of the grammar, such as 'bin blue at a one now': word errors can't be counted")
+        if len(text.split()) != len(GRAMMAR) or any(word not in choices for word, choices in zip(text.split(), GRAMMAR)):
+            raise ValueError(f"{text!r} (NAME.txt) is not a sentence of the grammar, such as 'bin blue at a one now'")
     return np.array([[not words or words[slot] != word for slot, word in enumerate(text.split())]
                      for words, text in zip(heard, texts)])
 
@@ -136,7 +139,7 @@ def word_errors(audios, texts):
     return wrong_words(recognise(audios), texts)
 
 
-# ---- sync ------------------------------------------------------------------------------------------------------------------------
+# ---- sync --------------------------------------------------------------------------------------------------------------------
 
 @dataclass
 class Probes:
@@ -213,29 +216,30 @@ def fit_probes(clips):
         raise ValueError(f"the sync probes need true clips with NAME.npy, 300 or more; found {len(clips)}. "
                          "`python data.py --export F --split train --talkers 0:32 --n 320` writes such a folder")
 
-    def fit(read, fit_map):                                 # a clip's sound may be shorter than its video by a frame
-        pairs = [(read(clip), clip.opening) for index, clip in enumerate(clips) if index % 5]
-        pairs = [(rows[:len(opening)], opening[:len(rows)]) for rows, opening in pairs]
-        return fit_map(np.concatenate([rows for rows, _ in pairs]), np.concatenate([opening for _, opening in pairs]))
+    def fit(fit_map, features):                             # the sound may be a frame shorter than the video
+        pairs = [(features(clip), clip.opening) for index, clip in enumerate(clips) if index % 5]
+        return fit_map(*map(np.concatenate, zip(*((rows[:len(opening)], opening[:len(rows)]) for rows, opening in pairs))))
 
-    video_map = fit(lambda clip: mouth_pixels(clip.video), fit_ridge)
-    audio_map = fit(lambda clip: audio_context(clip.audio), fit_network)
+    video_map = fit(fit_ridge, lambda clip: mouth_pixels(clip.video))
+    audio_map = fit(fit_network, lambda clip: audio_context(clip.audio))
     probes = Probes(lambda video: video_map(mouth_pixels(video)), lambda audio: audio_map(audio_context(audio)), {})
     probes.held_out = probe_quality(probes, clips[::5])
     return probes
 
 
 def probe_quality(probes, clips):
-    """True clips with their opening -> {'video': r, 'audio': r}, mean correlation of the probes' readings with it."""
-    return {"video": float(np.mean([correlation(probes.video(clip.video), clip.opening) for clip in clips])),
-            "audio": float(np.mean([correlation(probes.audio(clip.audio), clip.opening) for clip in clips]))}
+    """True clips with their opening -> {'video': r, 'audio': r}, the mean correlation of the probes' readings with it."""
+    return {stream: float(np.mean([correlation(getattr(probes, stream)(getattr(clip, stream)), clip.opening) for clip in clips]))
+            for stream in ("video", "audio")}
 
 
 def correlation(first, second, lag=0):
     """Pearson's r of two series, cut to the shorter, the second read `lag` later; 0 if one is constant or under 3 overlap."""
     length = min(len(first), len(second))
+    if length - abs(lag) < 3:
+        return 0.
     first, second = first[max(0, -lag):length - max(0, lag)], second[max(0, lag):length - max(0, -lag)]
-    if len(first) < 3 or np.ptp(first) < 1e-6 or np.ptp(second) < 1e-6:
+    if np.ptp(first) < 1e-6 or np.ptp(second) < 1e-6:
         return 0.
     return float(np.corrcoef(first, second)[0, 1])
 
@@ -248,15 +252,14 @@ def sync(heard, seen):
 
 
 def mismatch(texts):
-    """n texts -> for each the index of the next clip with another text; a ValueError if all are the same."""
+    """n texts -> for each the index of the next one that differs. ValueError if all are the same."""
     if len(set(texts)) < 2:
-        raise ValueError("the mismatched control needs clips of at least two different sentences")
-    order = range(len(texts))
-    return [next(other % len(texts) for other in range(index + 1, index + len(texts)) if texts[other % len(texts)] != texts[index])
-            for index in order]
+        raise ValueError("the mismatched control needs at least two different sentences (NAME.txt in the --truth folder)")
+    ahead = [np.roll(range(len(texts)), -index) for index in range(len(texts))]
+    return [next(int(other) for other in others if texts[other] != texts[others[0]]) for others in ahead]
 
 
-# ---- talkers ---------------------------------------------------------------------------------------------------------------------
+# ---- talkers -----------------------------------------------------------------------------------------------------------------
 
 def pitch(audio):
     """(n,) -> (n // 160,) pitch in Hz by autocorrelation, nan where there is no voice; 70 to 400 Hz."""
@@ -285,29 +288,26 @@ def looks_features(video):
     return (video.mean(0) / 255).reshape(16, 4, 16, 4, 3).mean((1, 3)).ravel()
 
 
-def fit_talkers(features, talkers, references=None, shrinkage=.1):
-    """Nearest-talker rule. features (N, D) of N clips of `talkers` (list of N numbers, several clips each) give the variation within
-    talkers; centroids come from references, such a pair (features, talkers), or else from the same clips.
-
-    -> function (M, D) -> list of M talkers. ValueError if no talker has two clips."""
-    features, talkers = np.asarray(features), np.asarray(talkers)
+def fit_talkers(features, talkers, choices, choice_talkers, shrinkage=.1):
+    """Features (N, D) of clips by N talkers give the variation within talkers; choices (M, D) by M talkers the centroids to
+    choose from. -> function (K, D) -> list of K talkers. ValueError if nobody has two clips."""
+    features, talkers, choices = np.asarray(features), np.asarray(talkers), np.asarray(choices)
     within = features - np.stack([features[talkers == talker].mean(0) for talker in talkers])
     if not within.any():
         raise ValueError("telling talkers apart needs several clips of each in the --fit folder")
-    deviation = within.std(0) + 1e-6                        # features of different units, so the shrinkage is towards these
-    covariance = np.cov((within / deviation).T) * (1 - shrinkage) + shrinkage * np.eye(features.shape[1])
+    deviation = within.std(0) + 1e-6                        # the features have different units: first to one scale, then shrink
+    covariance = (1 - shrinkage) * np.cov((within / deviation).T) + shrinkage * np.eye(features.shape[1])
     whiten = np.linalg.inv(np.linalg.cholesky(covariance)).T / deviation[:, None]
-    features, talkers = (np.asarray(part) for part in references or (features, talkers))
-    known = np.unique(talkers)
-    centroids = np.stack([features[talkers == talker].mean(0) for talker in known]) @ whiten
+    known = np.unique(choice_talkers)
+    centroids = np.stack([choices[np.asarray(choice_talkers) == talker].mean(0) for talker in known]) @ whiten
 
     def nearest(rows):
-        distances = ((np.asarray(rows) @ whiten)[:, None] - centroids) ** 2
-        return known[distances.sum(-1).argmin(1)].tolist()
+        distances = (np.asarray(rows) @ whiten)[:, None] - centroids
+        return known[(distances ** 2).sum(-1).argmin(1)].tolist()
     return nearest
 
 
-# ---- lengths, pictures, levels ----------------------------------------------------------------------------------------------------
+# ---- lengths, pictures, levels -----------------------------------------------------------------------------------------------
 
 def lengths(frames, true_frames):
     """Two lists of n lengths -> mean, ratio to truth's mean, correlation with truth's, mean absolute error in frames."""
@@ -333,110 +333,104 @@ def levels(audios):
     return {"RMS": rms.mean(), "silent %": 100 * np.mean(rms < SILENT)}
 
 
-# ---- the table -------------------------------------------------------------------------------------------------------------------
+# ---- the table ---------------------------------------------------------------------------------------------------------------
 
-def row_of_errors(wrong):
+def error_columns(wrong):
     """(n, 6) bool -> percentages, of all words and by slot."""
     return {"word errors %": 100 * wrong.mean()} | {slot: 100 * share for slot, share in zip(SLOTS, wrong.mean(0))}
 
 
-def measure(clips, truth, probes, talker_rules):
-    """Clips of one folder and of truth in the same order -> (row: dict of numbers, readings for the controls)."""
-    readings = dict(heard=[probes.audio(clip.audio) for clip in clips], seen=[probes.video(clip.video) for clip in clips],
-                    words=recognise([clip.audio for clip in clips]))
-    row = row_of_errors(wrong_words(readings["words"], [clip.text for clip in truth])) | sync(readings["heard"], readings["seen"])
-    row |= lengths([len(clip.video) for clip in clips], [len(clip.video) for clip in truth]) | levels([clip.audio for clip in clips])
-    for column, (feature, nearest) in talker_rules.items():
-        guesses = nearest([feature(clip) for clip in clips])
-        row[column] = 100 * np.mean([guess == clip.talker for guess, clip in zip(guesses, truth)])
-    return row, readings
+def mean_of(rows):
+    """List of dicts with the same columns -> dict of their means."""
+    return {column: float(np.mean([row[column] for row in rows])) for column in rows[0]}
 
 
-def table(rows):
-    """dict row name -> dict column -> number; columns in order of appearance -> aligned markdown. What a row lacks is left blank."""
-    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
-    digits = {"sync r": 3, "r there": 3, "x truth": 3, "length r": 2, "RMS": 3, "lag": 1}
-    cells = [["", *columns]] + [[name, *(f"{row[column]:.{digits.get(column, 1)}f}" if column in row else "" for column in columns)]
-                                for name, row in rows.items()]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(columns) + 1)]
-    lines = ["| " + " | ".join([line[0].ljust(widths[0])] + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:])]) + " |"
-             for line in cells]
-    rule = "|" + "|".join("-" * (width + 1) + (":" if place else "-") for place, width in enumerate(widths)) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
-def fit_talker_rules(fit, references, wanted):
-    """Clips of F, of F2 (or None) and the talkers of the test clips -> {column: (feature of a clip, nearest-talker rule)}; empty
-    where the names don't say who talks. ValueError if a wanted talker is not among those to choose from."""
-    fit = [clip for clip in fit if clip.talker is not None]
-    choices = [clip for clip in references if clip.talker is not None] if references else fit
-    if None in wanted:
+def talker_rules(fit, choices, wanted):
+    """List of F's clips, of those to choose from, and the talkers that will be asked for -> {column: (feature of a clip, nearest
+    rule)}, empty where names don't say who talks. ValueError if a wanted talker is not to choose from."""
+    fit, choices = ([clip for clip in clips if clip.talker is not None] for clips in (fit, choices))
+    if None in wanted or not fit:
         return {}
     strangers = sorted(wanted - {clip.talker for clip in choices})
     if strangers:
-        raise ValueError(f"talkers {', '.join(map(str, strangers))} of the test clips are not in the {'--refs' if references else '--fit'} "
-                         "folder: give --refs a folder with clips of them")
-    rules = {}
-    for column, feature in (("voice %", lambda clip: voice_features(clip.audio)), ("looks %", lambda clip: looks_features(clip.video))):
-        rules[column] = feature, fit_talkers([feature(clip) for clip in fit], [clip.talker for clip in fit],
-                                             ([feature(clip) for clip in choices], [clip.talker for clip in choices]))
-    return rules
+        raise ValueError(f"nothing to tell talkers {', '.join(map(str, strangers))} by: give --refs a folder with clips of them")
+    features = {"voice %": lambda clip: voice_features(clip.audio), "looks %": lambda clip: looks_features(clip.video)}
+    return {column: (feature, fit_talkers([feature(clip) for clip in fit], [clip.talker for clip in fit],
+                                          [feature(clip) for clip in choices], [clip.talker for clip in choices]))
+            for column, feature in features.items()}
 
 
 def compare(truth, fit, generated, roundtrip=None, refs=None):
-    """Folders (generated: a list of them) -> dict of rows, probes (their r, held out and on truth), clips, and notes."""
-    folders = {"truth": truth, **({"round trip": roundtrip} if roundtrip else {}),
-               **{f"generated {seed}": folder for seed, folder in enumerate(generated)}}
+    """Folders (generated: a list of them) -> dict: clips a row, rows (name -> column -> number), probes (r with the true opening,
+    held out on F and on truth), notes (what was missing or broken). ValueError says what a folder lacks."""
+    folders = {"truth": truth} | ({"round trip": roundtrip} if roundtrip else {})
+    folders |= {f"generated {seed}": folder for seed, folder in enumerate(generated)}
     present = {row: set(clip_names(folder)) for row, folder in folders.items()}
-    names = sorted(set.intersection(*present.values()))
-    if not names:
-        raise ValueError(f"no clip name is in all of {', '.join(map(str, folders.values()))}: they must share truth's names")
-    clips, notes = {}, []
-    fit_clips, broken = load(fit)
-    notes += broken
-    reference_clips, broken = load(refs) if refs else ({}, [])
-    notes += broken
+    shared, notes = sorted(set.intersection(*present.values())), []
+    if not shared:
+        raise ValueError(f"no clip is in all of {', '.join(map(str, folders.values()))}: they must use truth's names")
     for row, folder in folders.items():
-        clips[row], broken = load(folder, names)
-        notes += broken
         absent = sorted(set.union(*present.values()) - present[row])
-        if absent:
-            notes.append(f"{folder} lacks {len(absent)} clips that other folders have: {', '.join(absent)}")
-    names = [name for name in names if all(name in found for found in clips.values())]
-    clips = {row: [found[name] for name in names] for row, found in clips.items()}
-    true = clips["truth"]
-    texts = [clip.text for clip in true]
-    overlap = set(texts) & {clip.text for clip in fit_clips.values()}
-    if overlap:
-        notes.append(f"{len(overlap)} of the test sentences are in {fit} too: the probes are fitted on what they are tried on")
+        notes += [f"{folder} lacks {len(absent)} clips that other folders have: {', '.join(absent)}"] if absent else []
 
-    probes = fit_probes(list(fit_clips.values()))
-    rules = fit_talker_rules(list(fit_clips.values()), list(reference_clips.values()), {clip.talker for clip in true})
-    rows, readings = {}, {}
+    def read(folder, names=None):
+        clips, broken = load(folder, names)
+        notes.extend(f"left out {complaint}" for complaint in broken)
+        return clips
+
+    fitted = list(read(fit).values())
+    choices = list(read(refs).values()) if refs else fitted
+    found = {row: read(folder, shared) for row, folder in folders.items()}
+    names = [name for name in shared if all(name in clips for clips in found.values())]
+    clips = {row: [found[row][name] for name in names] for row in folders}
+    true, texts = clips["truth"], [clip.text for clip in clips["truth"]]
+    others, known = mismatch(texts), len(set(texts) & {clip.text for clip in fitted})
+    notes += [f"{known} of the test sentences are in {fit} too"] if known else []
+    probes = fit_probes(fitted)
+    rules = talker_rules(fitted, choices, {clip.talker for clip in true})
+
+    rows, mismatched, heard, seen = {}, {}, {}, {}
     for row in folders:
-        rows[row], readings[row] = measure(clips[row], true, probes, rules)
-    if roundtrip:
-        rows["round trip"] |= psnr([clip.video for clip in clips["round trip"]], [clip.video for clip in true])
+        audios, videos = [clip.audio for clip in clips[row]], [clip.video for clip in clips[row]]
+        words, heard[row], seen[row] = recognise(audios), [*map(probes.audio, audios)], [*map(probes.video, videos)]
+        rows[row] = error_columns(wrong_words(words, texts)) | sync(heard[row], seen[row])
+        rows[row] |= lengths([*map(len, videos)], [len(clip.video) for clip in true]) | levels(audios)
+        for column, (feature, nearest) in rules.items():
+            guesses = nearest([feature(clip) for clip in clips[row]])
+            rows[row][column] = 100 * np.mean([guess == clip.talker for guess, clip in zip(guesses, true)])
+        if row == "round trip":
+            rows[row] |= psnr(videos, [clip.video for clip in true])
+        mismatched[row] = (error_columns(wrong_words(words, [texts[other] for other in others]))
+                           | sync(heard[row], [seen[row][other] for other in others]))
 
     seeds = [row for row in folders if row.startswith("generated")]
-    rows["generated, mean"] = {column: float(np.mean([rows[seed][column] for seed in seeds])) for column in rows[seeds[0]]}
-    others = mismatch(texts)
-    for row in ("truth", *seeds):
-        rows[f"mismatched, {row}"] = (row_of_errors(wrong_words(readings[row]["words"], [texts[other] for other in others]))
-                                      | sync(readings[row]["heard"], [readings[row]["seen"][other] for other in others]))
+    rows["generated, mean"] = mean_of([rows[seed] for seed in seeds])
+    rows["mismatched truth"] = mismatched["truth"]
+    rows["mismatched generated"] = mean_of([mismatched[seed] for seed in seeds])
     if len(seeds) > 1:
-        pairs = zip(seeds, seeds[1:] + seeds[:1])
-        halves = [sync(readings[one]["heard"], readings[other]["seen"]) for one, other in pairs]
-        rows["same text, other seed"] = {column: float(np.mean([half[column] for half in halves])) for column in halves[0]}
-    tried = [clip for clip in true if clip.opening is not None]
+        rows["same text, other seed"] = mean_of([sync(heard[seed], seen[other]) for seed, other in zip(seeds, np.roll(seeds, 1))])
+    opened = [clip for clip in true if clip.opening is not None]
     return dict(clips=len(names), rows=rows, notes=notes,
-                probes=dict(held_out=probes.held_out, truth=probe_quality(probes, tried) if tried else None))
+                probes={"held out": probes.held_out} | ({"on truth": probe_quality(probes, opened)} if opened else {}))
+
+
+def table(rows):
+    """Rows (name -> column -> number) -> aligned markdown; what a row lacks is left blank."""
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    digits = {"sync r": 3, "r there": 3, "x truth": 3, "length r": 2, "RMS": 3}
+    cells = [["", *columns]]
+    cells += [[name] + [f"{row[column]:.{digits.get(column, 1)}f}" if column in row else "" for column in columns]
+              for name, row in rows.items()]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    cells.insert(1, ["-" * widths[0]] + ["-" * (width - 1) + ":" for width in widths[1:]])
+    lines = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.metrics", description="Measure folders of clips against truth.")
     parser.add_argument("--truth", required=True, metavar="T", help="true clips of test sentences")
-    parser.add_argument("--fit", required=True, metavar="F", help="true clips of other sentences, 300 or more: the probes learn on them")
+    parser.add_argument("--fit", required=True, metavar="F", help="true clips of other sentences, 300 or more, to fit on")
     parser.add_argument("--generated", required=True, nargs="+", metavar="G", help="generated clips, one folder a sampling seed")
     parser.add_argument("--roundtrip", metavar="R", help="truth through the autoencoders")
     parser.add_argument("--refs", metavar="F2", help="clips of the talkers to choose from, if they are not F's")
@@ -448,9 +442,9 @@ def main():
     except (ValueError, RuntimeError, OSError) as error:
         parser.error(str(error))
     for note in result["notes"]:
-        print(f"note: {note}", file=sys.stderr)
-    print(f"{result['clips']} clips a row. Mean r of the probes with the true opening: " + "; ".join(
-        f"{where.replace('_', ' ')} {of['video']:.3f} video, {of['audio']:.3f} audio" for where, of in result["probes"].items() if of))
+        print("note:", textwrap.shorten(note, 400, placeholder=" ..."), file=sys.stderr)        # the json has it whole
+    quality = "; ".join(f"{where} {r['video']:.3f} (video) {r['audio']:.3f} (audio)" for where, r in result["probes"].items())
+    print(f"{result['clips']} clips a row. Correlation of the probes with the true mouth opening: {quality}\n")
     print(table(result["rows"]))
     if target:
         target.write_text(json.dumps(options | result, indent=1, default=float) + "\n")
