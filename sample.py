@@ -8,7 +8,6 @@ Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S
 What this file does not do: training (train.py), measuring (lab/metrics.py).
 """
 import argparse
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -36,11 +35,7 @@ class Models:
     """The four trained parts of a run's folder, and the settings they were trained with."""
 
     def __init__(self, folder, device=None):
-        folder = Path(folder)
-        if not (folder / "config.json").exists():
-            raise FileNotFoundError(f"{folder} holds no trained model (no config.json); make one with: "
-                                    f"python train.py --config small --out_dir {folder}")
-        self.config = train.Config(**json.loads((folder / "config.json").read_text()))
+        self.config = train.run_config(folder)
         self.device = torch.device(device or train.pick_device())
         train.prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (

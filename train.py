@@ -331,10 +331,18 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     return talker
 
 
+def run_config(out: Path) -> Config:
+    """The settings of a run, from its folder."""
+    path = Path(out) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{out} holds no trained model (no config.json); make one with: python train.py --config small --out_dir {out}")
+    return Config(**json.loads(path.read_text()))
+
+
 def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
     """A trained model from a run's folder, which is all it needs."""
     state = load_checkpoint(out, stage)
-    model = build(stage, Config(**json.loads((Path(out) / "config.json").read_text())))
+    model = build(stage, run_config(out))
     model.load_state_dict(state["model"])
     return model.to(device).eval()
 

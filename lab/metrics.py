@@ -266,11 +266,10 @@ def pitch(audio):
     rows = len(audio) // 160
     frames = sliding_window_view(np.pad(audio, (432, 1024)), 1024)[::160][:rows] * np.hanning(1024).astype(np.float32)
     similarity = np.fft.irfft(np.abs(np.fft.rfft(frames, 2048)) ** 2)[:, :400]
-    window = np.fft.irfft(np.abs(np.fft.rfft(np.hanning(1024), 2048)) ** 2)[:400]       # the window shrinks long periods: undo it
-    similarity = similarity / np.maximum(similarity[:, :1], 1e-9) / (window / window[0])
+    similarity = similarity / np.maximum(similarity[:, :1], 1e-9)           # the window favours the shortest of equal periods
     period = 40 + similarity[:, 40:230].argmax(1)
     loud = np.sqrt(np.mean(frames ** 2, 1))
-    voiced = (similarity[np.arange(rows), period] > .6) & (loud > .2 * loud.max(initial=1e-3))
+    voiced = (similarity[np.arange(rows), period] > .5) & (loud > .2 * loud.max(initial=1e-3))
     return np.where(voiced, SAMPLE_RATE / period, np.nan)
 
 
