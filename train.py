@@ -60,33 +60,33 @@ class Config:
     audio_steps: int = 400
     audio_batch: int = 16
     speaker_size: int = 64
-    speaker_steps: int = 100
+    speaker_steps: int = 150
     speaker_batch: int = 48
     # motion autoencoder
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8
     motion_fine: int = 48                 # and at 16 x 16
-    motion_steps: int = 600
+    motion_steps: int = 560
     motion_batch: int = 8                 # clips, with 4 pairs of frames from each
     # talker
     patch: int = 4                        # frames
     width: int = 192
     layers: int = 4
-    heads: int = 6
-    kv_heads: int = 3
-    head_dim: int = 32
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 48
     hidden: int = 512                     # of SwiGLU
     patch_layers: int = 1
-    patch_heads: int = 6
+    patch_heads: int = 3
     head_width: int = 128                 # flow-matching heads
     head_layers: int = 3
-    head_heads: int = 4
-    repeats: int = 2                      # draws of time and noise per target
+    head_heads: int = 2
+    repeats: int = 1                      # draws of time and noise per target (the release: 2)
     motion_weight: float = 1.0
     motion_delay: int = 0                 # patches by which the motion lags
     regression: float = 1.0               # auxiliary loss, see model.Talker
     speech_only: float = 0.1              # share of samples that are treated as having no video
-    talker_steps: int = 1200
+    talker_steps: int = 800
     talker_batch: int = 16
     # optimisation
     learning_rate: float = 2e-3           # AdamW
@@ -101,7 +101,7 @@ class Config:
     steps: int = 8
     guidance: float = 2.5
     temperature: float = 0.6
-    stop_hits: int = 1                    # stop after so many patches in a row above 0.5
+    stop_hits: int = 2                    # stop at so many patches in a row above 0.5; the two before the last are not trained
 
 
 PRESETS = {
