@@ -3,9 +3,9 @@
 Stages, each through the one loop in `fit`, each with a checkpoint in the run's folder (out/small by default):
 
     corpus    clips for the autoencoders, made or decoded once                    clips/
-    audio     AudioVAE, and its reader of text     \\  side by side, in
-    motion    MotionAutoencoder                     }  processes of their own     audio.pt  motion.pt  speaker.pt
-    speaker   SpeakerEncoder                       /
+    audio     AudioVAE, and its reader of text   } side by side, in processes
+    motion    MotionAutoencoder                  } of their own                   audio.pt  motion.pt
+    speaker   SpeakerEncoder                                                      speaker.pt
     latents   every clip of the corpus, encoded once                              latents/
     talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt
     sample    six unseen sentences by unseen talkers beside the truth             sample.mp4
@@ -57,7 +57,7 @@ class Config:
     audio_fast: int = 160                 # and at 100 Hz
     audio_latent: int = 32
     audio_kl: float = 0.05
-    audio_steps: int = 400
+    audio_steps: int = 370
     audio_batch: int = 16
     speaker_size: int = 64
     speaker_steps: int = 150
@@ -485,7 +485,7 @@ def main() -> None:
     out = open_run(config)
     source = corpus(config)
     data.cache_clips(source, config.autoencoder_clips, out / "clips")
-    groups = [("audio", "speaker"), ("motion",)]
+    groups = [("audio",), ("motion", "speaker")]
     if pick_device().type == "cpu" and os.cpu_count() > 1:
         # a small network keeps one core busy better than two: the autoencoders train side by side
         spawn = torch.multiprocessing.get_context("spawn")
