@@ -11,7 +11,6 @@ drives a formant synthesizer and a face renderer, so speech and face share their
 
     python data.py --export truth --n 100 --split test      # writes clips to watch, and their texts
 """
-import argparse
 import hashlib
 import json
 import multiprocessing
@@ -33,6 +32,7 @@ from lab.cartoon import CONTROL_RATE, GRAMMAR, VERSION, articulate, make_talker,
 
 FPS = 25
 SPLITS = ("train", "dev", "test")
+SHORTEST, LONGEST = 10, 30 * FPS                        # frames of a usable clip
 
 
 @dataclass
@@ -84,9 +84,10 @@ def encode_text(text):
     return ids
 
 
-def decode_text(ids):
-    """Ids -> text; padding vanishes, unknown characters become U+FFFD."""
-    return "".join(TEXT_VOCAB[int(number)] for number in ids if int(number)).replace("<unknown>", "\ufffd")
+def pad_text(ids):
+    """Lists of ids -> (B, L) int64, padded on the left with 0."""
+    longest = max(map(len, ids))
+    return torch.tensor([[0] * (longest - len(row)) + list(row) for row in ids])
 
 
 # ---- the synthetic corpus ------------------------------------------------------------------------------------------------------
@@ -204,8 +205,9 @@ def read_audio(path, sample_rate):
 def read_clip(path, size, sample_rate, crop=None):
     """A video file with sound -> Clip without a text, as long as its video. BrokenClip if it can't be used."""
     video = read_video(path, size, crop)
-    if len(video) < 8:
-        raise BrokenClip(path, f"too short: {len(video)} of at least 8 frames at {FPS} a second")
+    if not SHORTEST <= len(video) <= LONGEST:
+        raise BrokenClip(path, f"too {'short' if len(video) < SHORTEST else 'long'}: {len(video) / FPS:.2f} s; "
+                               f"a clip has {SHORTEST / FPS} to {LONGEST // FPS} s")
     return Clip(Path(path).stem, "", video, fit_length(read_audio(path, sample_rate), len(video), sample_rate))
 
 
@@ -243,15 +245,15 @@ class ClipFolder:
     """A tree of video files with the text of each beside it: same stem, .txt, or GRID's .align (lines 'start end word').
 
     split: by a hash of the stem, about 90 / 5 / 5 % (in GRID the stem is the sentence, so its speakers stay together); dev and
-    test have a clip each when there are three, and fewer than that serve as every split; "all" takes them all. size: image side in pixels. crop: (x, y,
-    side) in source pixels, or the central square. ValueError if no clip is found; asking for an unusable one raises
+    test have a clip each when there are three, and fewer than that serve as every split; "all" takes them all. size: image side in
+    pixels. crop: (x, y, side) in source pixels, or the central square. ValueError if no clip is found; asking for an unusable one raises
     BrokenClip."""
     ENDINGS = (".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm")
 
     def __init__(self, root, split="train", size=64, sample_rate=16000, crop=None):
         check_split(split, (*SPLITS, "all"))
-        if size < 16 or sample_rate < 8000 or sample_rate % FPS:
-            raise ValueError(f"size must be at least 16 and sample_rate a multiple of {FPS}; got {size} and {sample_rate}")
+        if size < 16 or sample_rate < 8000 or sample_rate % (4 * FPS):
+            raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS}; got {size} and {sample_rate}")
         if crop is not None and (len(crop) != 3 or min(crop) < 0 or crop[2] < 2):
             raise ValueError(f"crop must be three numbers, x, y and side, in pixels of the source; got {crop}")
         self.root, self.size, self.sample_rate, self.crop = Path(root), size, sample_rate, crop
@@ -266,7 +268,7 @@ class ClipFolder:
             test = min(max(1, sum(draw < .05 for draw in draws.values())), len(paths) - 2)
             dev = min(max(test + 1, sum(draw < .1 for draw in draws.values())), len(paths) - 1)
             paths = dict(test=paths[:test], dev=paths[test:dev], train=paths[dev:])[split]
-        self.paths = sorted(paths)
+        self.paths = paths                              # in the order of the draws: the first few are of every kind
         contents = hashlib.sha256()
         for path in tqdm(self.paths, desc=f"looking at {root}", delay=2):
             with open(path, "rb") as file:              # its length and both ends tell a version of a file from another
@@ -286,7 +288,7 @@ class ClipFolder:
             if path.with_suffix(".txt").is_file():
                 text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
             else:
-                lines = path.with_suffix(".align").read_text().splitlines()
+                lines = path.with_suffix(".align").read_text(encoding="utf-8").splitlines()
                 text = " ".join(word for line in lines for word in line.split()[2:] if word not in ("sil", "sp"))
             encode_text(text)                           # complains of a text without a word
         except FileNotFoundError:
@@ -350,14 +352,19 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
             audio.write(np.round(clip.audio * 32767).astype(np.int16))
             opening = None if clip.opening is None else [round(float(value), 4) for value in clip.opening]
             clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
-    if skipped:
-        more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        print(f"{label}: {len(skipped)} of {n} clips can't be used:\n  " + "\n  ".join(skipped[:10]) + more)
-    if not clips:
-        raise ValueError(f"{label}: none of the {n} clips can be used; the first reasons:\n  " + "\n  ".join(skipped[:3]))
+    name_skipped(skipped, n, label)
     write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, fps=FPS, skipped=skipped,
                            clips=clips))
     return ClipStore(folder)
+
+
+def name_skipped(skipped, n, label):
+    """Print what can't be used of n clips, and why; ValueError if nothing can."""
+    if len(skipped) == n:
+        raise ValueError(f"{label}: none of the {n} clips can be used; the first reasons:\n  " + "\n  ".join(map(str, skipped[:3])))
+    if skipped:
+        more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
+        print(f"{label}: {len(skipped)} of {n} clips can't be used:\n  " + "\n  ".join(map(str, skipped[:10])) + more)
 
 
 def make_clip(source, index):
@@ -439,8 +446,7 @@ def collate(items, patch):
     patches = torch.tensor([min(len(value) for value in item.values() if value.ndim == 2) // patch for item in items])
     if patches.min() < 1:
         raise ValueError(f"a clip is shorter than one patch of {patch} frames")
-    longest = max(len(item["text"]) for item in items)
-    text = torch.stack([torch.nn.functional.pad(item["text"], (longest - len(item["text"]), 0)) for item in items])
+    text = pad_text([item["text"].tolist() for item in items])
     batch = dict(text=text, text_mask=text > 0, patches=patches)
     for key in [key for key in items[0] if key != "text"]:
         values = [item[key] if item[key].ndim == 1 else item[key][:count * patch] for item, count in zip(items, patches)]
@@ -491,39 +497,7 @@ class BatchOrder:
         self.batches = self._shuffle()
 
 
-# ---- python data.py --export DIR -----------------------------------------------------------------------------------------------
-
-def export_clip(job, index):
-    corpus, folder = job
-    clip = corpus[index]
-    write_clip(folder / f"{clip.name}.mp4", clip.video, clip.audio, corpus.sample_rate)
-    (folder / f"{clip.name}.txt").write_text(clip.text + "\n")
-    np.save(folder / f"{clip.name}.npy", clip.opening)
-    return f"{clip.name}\t{clip.talker}\t{clip.text}\n"
-
-
-def main():
-    parser = argparse.ArgumentParser(description="Write synthetic clips to watch: video with sound, text, true mouth opening.")
-    parser.add_argument("--export", metavar="DIR", required=True, type=Path, help="folder to write to")
-    parser.add_argument("--n", type=int, default=100, help="how many clips (default 100)")
-    parser.add_argument("--split", default="test", choices=SPLITS)
-    parser.add_argument("--talkers", metavar="A:B", help="talkers A to B - 1; from 256 on they are never trained on")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    try:
-        first, last = (int(bound) for bound in options.talkers.split(":")) if options.talkers else (None, None)
-    except ValueError:
-        parser.error(f"--talkers wants two numbers such as 256:288, not {options.talkers!r}")
-    try:
-        corpus = SyntheticCorpus(options.split, options.n, range(first, last) if options.talkers else None, options.seed)
-        options.export.mkdir(parents=True, exist_ok=True)
-        lines = list(parallel(export_clip, (corpus, options.export), options.n, 2, "writing clips"))
-        (options.export / "texts.tsv").write_text("".join(lines))
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
-    print(f"{options.n} clips are in {options.export}. What a trained model makes of the same texts:\n"
-          f"  python sample.py --ckpt out/small --texts {options.export / 'texts.tsv'} --out {options.export}_generated")
-
-
 if __name__ == "__main__":
+    from lab.export import main
+
     main()

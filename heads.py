@@ -76,7 +76,7 @@ class FlowHead(nn.Module):
         error = (self.velocity(noisy, t, hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2))
         bins = (t * TIME_BINS).long().clamp(max=TIME_BINS - 1)
         by_time = error.new_zeros(2, TIME_BINS).index_add_(1, bins, torch.stack((error.detach(), torch.ones_like(error))))
-        return error.mean(), by_time[0] / by_time[1]
+        return error.sum() / max(1, len(error)), by_time[0] / by_time[1]                 # a batch may hold speech alone: no rows
 
     def sample(self, z: Tensor, hidden: Tensor, history: Tensor, condition: Tensor, steps=10, guidance=2.0, temperature=0.7,
                sway=1.0, zero_star=True) -> Tensor:

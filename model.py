@@ -43,7 +43,7 @@ class HeadInput(NamedTuple):
 
 
 def initialise(module: nn.Module) -> None:
-    """The one place where weights get their first values.
+    """The one place where weights get their first values, but for a few bare parameters (CLS tokens, motion directions: normal, 1).
 
     | what                                         | value                                                            |
     |----------------------------------------------|------------------------------------------------------------------|
@@ -104,17 +104,17 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
     q (B, H, L, head_dim), k and v (B, H', S, head_dim) with H a multiple of H' (grouped queries) -> (B, H, L, head_dim).
     causal: the queries are the last L of the S positions and see no later one. valid (B, S) bool: False hides a key
     (from all but the query at its own position, so that no row is empty). fused: torch's fused kernels (flash on CUDA)
-    or the three lines below, which on CPU are the faster for short sequences (lab/bench.py); None chooses.
+    or the three lines below, which on CPU are the faster for short sequences; None chooses.
     """
     L, S = q.shape[2], k.shape[2]
+    if fused is None:
+        fused = q.is_cuda or S > 128
     mask = None
     if valid is not None:
         mask = valid[:, None, None, :] | torch.ones(L, S, dtype=torch.bool, device=q.device).triu(S - L).tril(S - L)
     if causal and L > 1 and (mask is not None or L != S or not fused):
         below = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
         mask = below if mask is None else mask & below
-    if fused is None:
-        fused = q.is_cuda or S > 128
     if fused:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None,
                                               enable_gqa=k.shape[1] != q.shape[1])
@@ -127,7 +127,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
 
 
 class Normalise(torch.autograd.Function):
-    """RMSNorm by hand: on CPU torch's own takes twice the passes over memory (lab/bench.py)."""
+    """RMSNorm by hand: on CPU torch's own takes twice the passes over memory."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
@@ -347,7 +347,7 @@ class Talker(nn.Module):
         return torch.where(at_tag[..., None], tag[:, None], x), valid | at_tag
 
     def split(self, x: Tensor) -> Tensor:
-        return rearrange(x, "B (N P) d -> B N P d", P=self.patch)
+        return rearrange(x, "B (N P) d -> B N P d", P=self.patch)                        # (B, N, P, d)
 
     # ---- training
     def teacher_forced(self, text, text_mask, latents, frames, conditions, paired):
@@ -391,7 +391,8 @@ class Talker(nn.Module):
         for name, regressor in self.regressors.items():
             x = inputs[name]
             guess = rearrange(regressor(hidden[x.mask]), "M (P d) -> M P d", P=self.patch)               # (rows, P, d)
-            log[f"{name}_regression"] = (guess.float() - x.target[x.mask]).square().mean()
+            error = (guess.float() - x.target[x.mask]).square()
+            log[f"{name}_regression"] = error.sum() / max(1, error.numel())              # a batch may hold speech alone
             total = total + self.regression * log[f"{name}_regression"]
         return total, log | losses
 
@@ -425,6 +426,6 @@ class Talker(nn.Module):
             yield {n: p[:, 0] for n, p in patches.items()}, finished
             history.update(patches)
             token = sum(self.encoders[n](p) for n, p in patches.items())                 # (B, 1, D)
-            token = token if paired else token + self.no_video
+            token = token if paired else token + (len(self.modalities) - 1) * self.no_video
             seen = None if padding is None else padding[:, :cache[0].length + 1]
             hidden = self.backbone(token, seen, cache)

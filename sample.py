@@ -8,18 +8,18 @@ Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S
 What this file does not do: training (train.py), measuring (lab/metrics.py).
 """
 import argparse
-import sys
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import train    # before torch: it sets how threads wait
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 import data
-import train
 from autoencoders import as_input, as_pictures
 
 
@@ -62,8 +62,7 @@ class Models:
         A sample depends on its own seed alone, not on what else is in the batch. None: the setting of the preset.
         """
         c, P = self.config, self.config.patch
-        ids = [torch.tensor(data.encode_text(t)) for t in texts]
-        text = torch.stack([torch.nn.functional.pad(t, (max(map(len, ids)) - len(t), 0)) for t in ids]).to(self.device)
+        text = data.pad_text([data.encode_text(t) for t in texts]).to(self.device)
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         noise = lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(self.device)
         conditions = {"audio": torch.stack([r.speaker for r in references]), "motion": torch.stack([r.motion for r in references])}
@@ -108,7 +107,7 @@ def sample_folder(models: Models, jobs: list[tuple[str, str, Reference]], out: P
             clips, done = models.generate(list(texts), list(references), [seed + at + i for i in range(len(texts))], **settings)
             for name, text, (video, audio), stopped in zip(names, texts, clips, done):
                 data.write_clip(out / f"{name}.mp4", video, audio, models.config.sample_rate)
-                (out / f"{name}.txt").write_text(text + "\n")
+                (out / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
                 seconds += len(video) / data.FPS
                 endless += [] if stopped else [name]
             bar.update(len(texts))
@@ -137,20 +136,34 @@ def read_jobs(path: Path, models: Models, default: Reference | None) -> list[tup
     return jobs
 
 
+def usable(source):
+    """The clips of a source, one after the other; broken ones are named and passed over. ValueError if all are broken."""
+    found = 0
+    for i in range(len(source)):
+        clip = data.make_clip(source, i)
+        if isinstance(clip, data.BrokenClip):
+            print(f"left out {clip}")
+            continue
+        found += 1
+        yield clip
+    if not found:
+        raise ValueError(f"none of the {len(source)} clips can be used")
+
+
 def write_grid(folder, path, n=6) -> None:
     """n test sentences by unseen talkers, generated at the left and true at the right of each pair; one speaks at a time."""
     models = Models(folder)
     c = models.config
     source = train.corpus(c, "test", n, data.SyntheticCorpus.UNSEEN)
-    truths = [source[i % len(source)] for i in range(n)]
-    if c.data:
-        references = [models.reference(truths[(i + 1) % n]) for i in range(n)]
+    truths = list(itertools.islice(usable(source), n))
+    if c.data:                            # a real clip speaks with the voice and face of the next one
+        references = [models.reference(t) for t in truths[1:] + truths[:1]]
     else:
         references = [models.talker_reference(t.talker) for t in truths]
-    clips, _ = models.generate([t.text for t in truths], references, list(range(n)))
+    clips, _ = models.generate([t.text for t in truths], references, list(range(len(truths))))
     cells = [cell for t, made in zip(truths, clips) for cell in (made, (t.video, t.audio))]
     still = np.stack([video[0] for video, _ in cells])                                   # (2 n, S, S, 3)
-    columns, frames, sound = 4, [], []
+    columns, frames, sound = (4 if len(truths) % 2 == 0 else 2), [], []
     for i, (video, audio) in enumerate(cells):
         for picture in video:
             now = still.copy()
@@ -176,24 +189,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="Euler steps; default: the preset's")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1: none; default: the preset's")
     parser.add_argument("--temperature", type=float, help="scale of the initial noise; default: the preset's")
+    parser.add_argument("--crop", help="x,y,size in pixels of --ref or --roundtrip, or 'centre'; default: as in training")
     a = parser.parse_args()
     if a.steps is not None and a.steps < 2:
         raise ValueError(f"--steps must be at least 2, not {a.steps}: the first does not move")
     models = Models(a.ckpt)
     c = models.config
+    crop = train.parse_crop(c.crop if a.crop is None else a.crop)
     settings = dict(steps=a.steps, guidance=a.guidance, temperature=a.temperature)
     if a.roundtrip:
-        source = data.ClipFolder(a.roundtrip, "all", c.size, c.sample_rate)
+        source = data.ClipFolder(a.roundtrip, "all", c.size, c.sample_rate, crop)
         a.out.mkdir(parents=True, exist_ok=True)
-        for clip in tqdm((source[i] for i in range(len(source))), desc="round trip", total=len(source), unit="clip"):
+        for clip in tqdm(usable(source), desc="round trip", total=len(source), unit="clip"):
             video, audio = models.roundtrip(clip)
-            data.write_clip(a.out / f"{Path(clip.name).stem}.mp4", video, audio, c.sample_rate)
-            (a.out / f"{Path(clip.name).stem}.txt").write_text(clip.text + "\n")
-        print(f"{a.out}: the round trip of {len(source)} clips. Next: python -m lab.metrics --truth {a.roundtrip} --roundtrip {a.out} ...")
+            data.write_clip(a.out / f"{clip.name}.mp4", video, audio, c.sample_rate)
+            (a.out / f"{clip.name}.txt").write_text(clip.text + "\n", encoding="utf-8")
+        print(f"{a.out}: the round trip. Next: python -m lab.metrics --truth {a.roundtrip} --roundtrip {a.out} --generated ...")
         return
     reference = None
     if a.ref:
-        reference = models.reference(data.read_clip(a.ref, c.size, c.sample_rate))
+        reference = models.reference(data.read_clip(a.ref, c.size, c.sample_rate, crop))
     elif a.talker is not None:
         reference = models.talker_reference(a.talker)
     if a.texts:
@@ -213,7 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"sample.py: {error}")
+    train.plainly(main)

@@ -20,20 +20,23 @@ import dataclasses
 import difflib
 import functools
 import json
+import multiprocessing
 import os
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")     # before torch: threads that spin while they wait starve other processes
+
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
+from lab.muon import Muon
 from model import Backbone, Modality, Talker, initialise
 
 
@@ -116,6 +119,9 @@ STAGES = ("audio", "speaker", "motion", "talker")
 
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields and wrong types are errors that say what was meant."""
+    if {"-h", "--help"} & set(arguments):
+        fields = "\n".join(f"  --{f.name}={getattr(Config, f.name)!r}" for f in dataclasses.fields(Config))
+        sys.exit(f"{__doc__}\nFields, with the values of small (presets: {', '.join(PRESETS)}):\n{fields}")
     given, rest = {}, list(arguments)
     while rest:
         word = rest.pop(0)
@@ -142,16 +148,27 @@ def parse_config(arguments: list[str]) -> Config:
             raise ValueError(f"--{name} is {fields[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
     for name in fields:
         value = getattr(config, name)
-        if isinstance(value, (int, float)) and (value < 0 or value == 0 and fields[name] is int and name not in ("seed", "motion_delay")):
-            raise ValueError(f"--{name} must be {'at least 0' if fields[name] is float else 'positive'}, not {value}")
-    if config.heads % config.kv_heads:
-        raise ValueError(f"--heads ({config.heads}) must be a multiple of --kv_heads ({config.kv_heads})")
+        lowest = 0 if fields[name] is float or name in ("seed", "motion_delay") else 1
+        if fields[name] is not str and value < lowest:
+            raise ValueError(f"--{name} must be at least {lowest}, not {value}")
+    parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
+                 head_width=2 * config.head_heads)      # rotary positions turn pairs of channels: every head has an even number
+    for name, part in parts.items():
+        if getattr(config, name) % part:
+            raise ValueError(f"--{name} ({getattr(config, name)}) must be a multiple of {part} here")
+    if config.speech_only >= 1:
+        raise ValueError("--speech_only must be below 1, or the motion head would learn nothing")
     return config
 
 
 # -------------------------------------------------------------------------------------------------------------- machine
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cores() -> int:
+    """CPU cores that this process may use, at most 8: more processes than that only cost memory."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
 def prepare_machine(device: torch.device, threads: int | None = None) -> torch.dtype:
@@ -176,86 +193,52 @@ def prepare_machine(device: torch.device, threads: int | None = None) -> torch.d
 
 
 # ---------------------------------------------------------------------------------------------------------- optimisation
-class Muon(torch.optim.Optimizer):
-    """Muon (kellerjordan.github.io/posts/muon): momentum, then the nearest (semi-)orthogonal matrix as the update.
-
-    torch.optim.Muon takes the matrices one by one and in bf16, which on CPUs without bf16 units costs more than the rest of
-    a step (lab/bench.py); here all matrices of one shape go through together, in `dtype`.
-    """
-
-    def __init__(self, parameters, lr: float, momentum=0.95, dtype=torch.float32):
-        super().__init__(parameters, dict(lr=lr, momentum=momentum))
-        self.dtype = dtype
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            by_shape = {}
-            for p in group["params"]:
-                by_shape.setdefault((len(p), p[0].numel()), []).append(p)
-            for (rows, columns), parameters in by_shape.items():
-                gradients = torch.stack([p.grad.flatten(1) for p in parameters])         # (k, rows, columns)
-                buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
-                moment = torch.stack([b.flatten(1) for b in buffers]).lerp_(gradients, 1 - group["momentum"])
-                update = orthogonal(gradients.lerp_(moment, group["momentum"]).to(self.dtype)).to(moment.dtype)
-                for p, b, m, u in zip(parameters, buffers, moment, update):
-                    b.copy_(m.view_as(b))
-                    p.add_(u.view_as(p), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
-
-
-def orthogonal(x: torch.Tensor) -> torch.Tensor:
-    """(k, rows, columns) -> the nearest (semi-)orthogonal matrices, roughly: four Newton-Schulz steps (arXiv 2505.16932)."""
-    tall = x.shape[1] > x.shape[2]
-    x = x.mT if tall else x
-    x = x / (x.norm(dim=(1, 2), keepdim=True) * 1.01 + 1e-7)
-    for a, b, c in ((4.0848, -6.8946, 2.9270), (3.9505, -6.3029, 2.6377), (3.7418, -5.5913, 2.3037), (2.8769, -3.1427, 1.2046)):
-        gram = x @ x.mT
-        x = a * x + torch.baddbmm(b * gram, gram, gram, alpha=c) @ x
-    return x.mT if tall else x
-
-
 def optimizers(model: torch.nn.Module, config: Config, dtype) -> list[torch.optim.Optimizer]:
-    """Muon on hidden matrices (both sides at least 64), AdamW on the rest: inputs, outputs, embeddings, norms, biases."""
+    """Muon on matrices whose sides are both at least 48, AdamW (and its weight decay) on the rest: narrow inputs and outputs,
+    embeddings, norms, biases, and the layers that only an auxiliary loss reads."""
     matrices, others = [], []
     for name, m in model.named_modules():
         for key, p in m.named_parameters(recurse=False):
-            hidden = isinstance(m, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) and p.ndim > 1 and getattr(m, "groups", 1) == 1
-            hidden = hidden and min(p.shape[:2]) >= 48 and not name.startswith(("regressors", "reader")) and name != "out"
+            hidden = isinstance(m, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) and p.ndim > 1 and min(p.shape[:2]) >= 48
+            hidden = hidden and not name.startswith(("regressors", "reader", "out"))
             (matrices if hidden and config.muon_rate else others).append(p)
     found = [torch.optim.AdamW(others, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True)]
     return found + ([Muon(matrices, config.muon_rate, dtype=dtype)] if matrices else [])
 
 
-def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype) -> None:
+def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype, bar=0) -> None:
     """The one training loop. loss(indices, generator) -> (loss, log dict). Resumes from <stage>.pt, and leaves it there.
 
-    All randomness comes from one generator and the order of batches, both in the checkpoint: a resumed run is the same run.
+    All randomness comes from one generator and the order of batches, both in the checkpoint, as is the dtype: a resumed
+    run is the same run. bar: the line of the screen that shows the progress.
     """
     out = Path(config.out_dir)
+    state = load_checkpoint(out, stage) if (out / f"{stage}.pt").exists() else None
+    dtype = getattr(torch, state["dtype"]) if state else dtype
     model.to(device).train()
     opts = optimizers(model, config, dtype)
     rates = [o.param_groups[0]["lr"] for o in opts]
     generator = torch.Generator(device).manual_seed(config.seed)
     first, seconds = 0, 0.0
-    if (out / f"{stage}.pt").exists():
-        state = load_checkpoint(out, stage)
+    if state:
         model.load_state_dict(state["model"])
         for o, s in zip(opts, state["optimizers"]):
             o.load_state_dict(s)
         generator.set_state(state["generator"])
         order.load_state_dict(state["order"])
         first, seconds = state["step"], state["seconds"]
-    def save(step, done=False):
-        save_checkpoint(out, stage, dict(model=model.state_dict(), optimizers=[o.state_dict() for o in opts], step=step, done=done,
-                                         generator=generator.get_state(), order=order.state_dict(), seconds=seconds))
+    def save(step):
+        save_checkpoint(out, stage, dict(
+            model=model.state_dict(), optimizers=[o.state_dict() for o in opts], generator=generator.get_state(),
+            order=order.state_dict(), step=step, seconds=seconds, dtype=str(dtype).removeprefix("torch."), done=False))
     parameters = [p for p in model.parameters() if p.requires_grad]
     saved = start = time.perf_counter()
     start -= seconds
-    bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=int(os.environ.get("BAR", 0)))
-    sums, count, samples = {}, 0, 0
+    bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=bar)
+    parent, sums, samples = multiprocessing.parent_process(), {}, 0
     for step in bar:
         share = (step + 1) / steps
-        scale = min(1, share / max(config.warmup, 1 / steps), 1 if share <= 1 - config.decay else max(0.02, (1 - share) / config.decay))
+        scale = min(1, share / max(config.warmup, 1 / steps), max(0.02, (1 - share) / max(config.decay, 1 / steps)))
         for o, rate in zip(opts, rates):
             o.param_groups[0]["lr"] = rate * scale
         indices = next(order)
@@ -264,7 +247,7 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
         value.backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
         if not torch.isfinite(norm):
-            raise RuntimeError(f"{stage}: the gradient is not finite at step {step}; try a smaller --learning_rate, or look at the batch {indices}")
+            raise RuntimeError(f"{stage}: the gradient is not finite at step {step}; try a smaller --learning_rate (clips {indices})")
         for o in opts:
             o.step()
             o.zero_grad(set_to_none=True)
@@ -272,7 +255,7 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
             total, n = sums.get(name, (0, 0))
             counted = ~torch.isnan(v)                   # a bin of flow time may be empty
             sums[name] = total + v.detach().nan_to_num(), n + counted
-        count, samples = count + 1, samples + len(indices)
+        samples += len(indices)
         if (step + 1) % config.log_every == 0 or step + 1 == steps:
             now = time.perf_counter() - start
             line = {"stage": stage, "step": step + 1, "lr": rates[0] * scale, "seconds": round(now, 2),
@@ -283,6 +266,8 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
                 file.write(json.dumps(line) + "\n")
             bar.set_postfix_str(f"loss {line['loss']:.3f}")
             sums, samples, seconds = {}, 0, now
+            if parent and not parent.is_alive():
+                sys.exit(f"{stage}: the run that started this process has ended")
         if time.perf_counter() - saved > config.save_every and (step + 1) % config.log_every == 0:
             save(step + 1)
             saved = time.perf_counter()
@@ -301,7 +286,7 @@ def load_checkpoint(out: Path, stage: str) -> dict:
     """<out>/<stage>.pt on the CPU. Only tensors and plain values are loaded: a checkpoint never runs code."""
     path = Path(out) / f"{stage}.pt"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; train it with: python train.py --config small --out_dir {out}")
+        raise FileNotFoundError(f"{path} is not there; `python train.py --out_dir {out} ...` trains it")
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
@@ -335,7 +320,7 @@ def run_config(out: Path) -> Config:
     """The settings of a run, from its folder."""
     path = Path(out) / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{out} holds no trained model (no config.json); make one with: python train.py --config small --out_dir {out}")
+        raise FileNotFoundError(f"{out} holds no trained model (no config.json); `python train.py --out_dir {out}` makes one")
     return Config(**json.loads(path.read_text()))
 
 
@@ -348,11 +333,21 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
 
 
 # ---------------------------------------------------------------------------------------------------------------- stages
+def parse_crop(crop: str) -> tuple[int, int, int] | None:
+    """'x,y,size' -> three numbers; '' or 'centre' -> None, the centre square."""
+    if crop in ("", "centre"):
+        return None
+    try:
+        x, y, size = (int(v) for v in crop.split(","))
+    except ValueError:
+        raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
+    return x, y, size
+
+
 def corpus(config: Config, split="train", n: int | None = None, talkers=None):
     """The source of clips: a folder of real ones, or the synthetic corpus."""
     if config.data:
-        crop = tuple(int(v) for v in config.crop.split(",")) if config.crop else None
-        return data.ClipFolder(config.data, split, config.size, config.sample_rate, crop)
+        return data.ClipFolder(config.data, split, config.size, config.sample_rate, parse_crop(config.crop))
     return data.SyntheticCorpus(split, n or config.clips, talkers, config.seed, config.size, config.sample_rate)
 
 
@@ -362,7 +357,7 @@ def padded_audio(clips: list, samples: int) -> tuple[torch.Tensor, torch.Tensor]
     return waves, torch.tensor([len(c.audio) // samples for c in clips])
 
 
-def train_autoencoder(stage: str, config: Config, device, dtype) -> None:
+def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     """audio, speaker or motion, on the clips that the corpus stage left in the run's folder."""
     out = Path(config.out_dir)
     store = data.ClipStore(out / "clips")
@@ -372,8 +367,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype) -> None:
     def audio_loss(indices, generator):
         clips = [store[i] for i in indices]
         wave, frames = padded_audio(clips, samples)
-        ids = [torch.tensor(data.encode_text(c.text)) for c in clips]
-        text = torch.stack([F.pad(t, (max(map(len, ids)) - len(t), 0)) for t in ids])
+        text = data.pad_text([data.encode_text(c.text) for c in clips])
         return model.loss(wave.to(device), frames.to(device), text.to(device), generator)
 
     def speaker_loss(indices, generator):
@@ -388,7 +382,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype) -> None:
 
     loss = {"audio": audio_loss, "speaker": speaker_loss, "motion": motion_loss}[stage]
     steps, batch = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_batch")
-    fit(stage, model, loss, data.BatchOrder(store.frames, batch, config.seed), steps, config, device, dtype)
+    fit(stage, model, loss, data.BatchOrder(store.frames, batch, config.seed), steps, config, device, dtype, bar)
     if stage != "speaker":                # the language model wants latents of zero mean and unit deviation
         encode = {"audio": lambda c: model.encode(torch.from_numpy(c.audio)[None].to(device))[0],
                   "motion": lambda c: model.encode(as_input(c.video[::4]).to(device))}[stage]
@@ -401,33 +395,35 @@ def train_autoencoder(stage: str, config: Config, device, dtype) -> None:
 
 @functools.lru_cache
 def encoders(out: Path) -> tuple:
-    """The frozen parts of a run, loaded once in each worker process."""
+    """The frozen parts of a run and the clips it keeps, loaded once in each worker process."""
     torch.set_num_threads(1)
-    return tuple(load_model(out, stage) for stage in ("audio", "motion", "speaker"))
+    return *(load_model(out, stage) for stage in ("audio", "motion", "speaker")), data.ClipStore(out / "clips")
 
 
 @torch.inference_mode()
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why there is none."""
-    store = data.ClipStore(out / "clips")
+    audio, motion, speaker, store = encoders(out)
     cached = index < len(store) and not store.skipped
     clip = store[index] if cached else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
-    audio, motion, speaker = encoders(out)
     wave = torch.from_numpy(clip.audio)[None]
     return dict(name=clip.name, text=clip.text, audio=audio.encode(wave)[0].numpy(), speaker=speaker(wave)[0].numpy(),
                 motion=motion.encode(as_input(clip.video)).numpy())
 
 
-def encode_latents(config: Config) -> None:
+def encode_latents(config: Config, source) -> None:
     """The whole corpus -> latents/, in one process per core; each clip is made or decoded, encoded and forgotten."""
-    out, source = Path(config.out_dir), corpus(config)
+    out = Path(config.out_dir)
     if (out / "latents" / "meta.json").exists():
         return
     n = min(config.clips, len(source))
-    items = data.parallel(functools.partial(encode_clip, out), source, n, os.cpu_count(), "latents")
-    data.LatentSet.write(out / "latents", (i for i in items if not isinstance(i, data.BrokenClip)), dict(key=source.key))
+    if n < len(source):
+        print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
+    items = list(data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents"))
+    data.name_skipped([i for i in items if isinstance(i, data.BrokenClip)], n, "latents")
+    data.LatentSet.write(out / "latents", [i for i in items if not isinstance(i, data.BrokenClip)], {})
 
 
 def train_talker(config: Config, device, dtype) -> None:
@@ -440,8 +436,9 @@ def train_talker(config: Config, device, dtype) -> None:
         batch = {k: v.to(device) for k, v in data.collate([items[i] for i in indices], config.patch).items()}
         frames = batch["patches"] * config.patch
         paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
-        return talker(batch["text"], batch["text_mask"], {n: batch[n] for n in talker.modalities}, {n: frames for n in talker.modalities},
-                      {"audio": batch["speaker"], "motion": batch["motion"][:, 0]}, paired, generator)
+        latents = {"audio": batch["audio"], "motion": batch["motion"]}
+        conditions = {"audio": batch["speaker"], "motion": batch["motion"][:, 0]}        # the first frame's motion
+        return talker(batch["text"], batch["text_mask"], latents, {n: frames for n in latents}, conditions, paired, generator)
 
     order = data.BatchOrder(latents.frames, config.talker_batch, config.seed)
     fit("talker", talker, loss, order, config.talker_steps, config, device, dtype)
@@ -450,16 +447,19 @@ def train_talker(config: Config, device, dtype) -> None:
 
 def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = None, bar=0) -> None:
     """The stages that are not finished yet, one after the other, in this process."""
-    os.environ["BAR"] = str(bar)
     device = pick_device()
     dtype = prepare_machine(device, threads)
     for stage in stages:
-        if not finished(Path(config.out_dir), stage):
-            train_talker(config, device, dtype) if stage == "talker" else train_autoencoder(stage, config, device, dtype)
+        if finished(Path(config.out_dir), stage):
+            continue
+        if stage == "talker":
+            train_talker(config, device, dtype)
+        else:
+            train_autoencoder(stage, config, device, dtype, bar)
 
 
-def open_run(config: Config) -> Path:
-    """Make or reopen the run's folder. A folder of other settings is an error; log lines after the checkpoints are dropped."""
+def open_run(config: Config, source) -> Path:
+    """Make or reopen the run's folder. Other settings or clips are an error; log lines after the checkpoints are dropped."""
     out = Path(config.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     path, wanted = out / "config.json", dataclasses.asdict(config)
@@ -470,7 +470,10 @@ def open_run(config: Config) -> Path:
         if changed:
             raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
                              f"choose another --out_dir, or delete {out} to start anew")
-    path.write_text(json.dumps(wanted, indent=1))
+    clips = out / "clips" / "index.json"
+    if clips.exists() and json.loads(clips.read_text())["key"] != source.key:
+        raise ValueError(f"{out} was begun on other clips than there are now: choose another --out_dir, or delete {out}")
+    data.write_json(path, wanted)
     log = out / "log.jsonl"
     if log.exists():
         steps = {s: load_checkpoint(out, s)["step"] if (out / f"{s}.pt").exists() else 0 for s in STAGES}
@@ -482,14 +485,14 @@ def open_run(config: Config) -> Path:
 def main() -> None:
     config = parse_config(sys.argv[1:])
     start = time.time()
-    out = open_run(config)
     source = corpus(config)
-    data.cache_clips(source, config.autoencoder_clips, out / "clips")
+    out = open_run(config, source)
+    data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     groups = [("audio",), ("motion", "speaker")]
-    if pick_device().type == "cpu" and os.cpu_count() > 1:
+    if pick_device().type == "cpu" and cores() > 1:
         # a small network keeps one core busy better than two: the autoencoders train side by side
-        spawn = torch.multiprocessing.get_context("spawn")
-        workers = [spawn.Process(target=run_stages, args=(g, config, os.cpu_count() // 2, i)) for i, g in enumerate(groups)]
+        spawn = multiprocessing.get_context("spawn")
+        workers = [spawn.Process(target=plainly, args=(run_stages, g, config, cores() // 2, i)) for i, g in enumerate(groups)]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -499,23 +502,33 @@ def main() -> None:
         print("\n" * len(workers), end="")
     else:
         run_stages(groups[0] + groups[1], config)
-    encode_latents(config)
+    encode_latents(config, source)
     run_stages(("talker",), config)
     import sample                         # here, since sample.py stands above this file and imports it
     sample.write_grid(out, out / "sample.mp4")
-    text = "bin blue at f two now"
+    text, who = "bin blue at f two now", "--talker 3"
+    what = "six unseen sentences by unseen talkers"
+    if config.data:
+        test = corpus(config, "test")
+        text, who = test.text(0), f"--ref {test.paths[0]}"
+        what = "texts of test clips, each in the voice and with the face of the next clip"
     print(f"""
 Finished in {(time.time() - start) / 60:.1f} minutes.
   checkpoints  {', '.join(str(out / f'{s}.pt') for s in STAGES)}
   log          {out / 'log.jsonl'}   (python -m lab.plot {out / 'log.jsonl'} --out {out / 'curve.png'})
-  clips        {out / 'sample.mp4'}   six unseen sentences by unseen talkers, the truth at the right of each
-Next: python sample.py --ckpt {out} --text "{text}" {'--ref CLIP' if config.data else '--talker 3'} --seed 0 --out hello.mp4""")
+  clips        {out / 'sample.mp4'}   {what}, the truth at the right of each
+Next: python sample.py --ckpt {out} --text "{text}" {who} --seed 0 --out hello.mp4""")
+
+
+def plainly(function, *arguments) -> None:
+    """Run it; what goes wrong is said in plain words and ends this process."""
+    try:
+        function(*arguments)
+    except (ValueError, FileNotFoundError, RuntimeError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command resumes from the last checkpoints")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
-        sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command resumes from the last checkpoints")
+    plainly(main)

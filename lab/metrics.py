@@ -1,6 +1,6 @@
 """How good are the clips? Folders of clips in, one table out: truth, autoencoder round trip, generated, and controls.
 
-    python -m lab.metrics --truth T --fit F --generated G0 G1 [--roundtrip R] [--refs F2] [--json out.json]
+    python -m lab.metrics --truth T --generated G0 G1 [--fit F] [--roundtrip R] [--refs F2] [--json out.json]
 
 A folder holds NAME.mp4 and, where it is truth, NAME.txt (the sentence) and NAME.npy (true mouth opening, (T,) float32); a name
 ending in _t007 says talker 7. T, R and every G (one a sampling seed) hold the same names: rows are over those that all of them
@@ -46,7 +46,7 @@ from tqdm import tqdm
 from data import GRAMMAR, BrokenClip, Clip, read_audio, read_video
 
 SIZE, SAMPLE_RATE = 64, 16000
-MOUTH = (slice(None), slice(38, 56), slice(18, 46))         # the mouth box of a 64x64 video
+MOUTH = (slice(None), slice(38, 56), slice(18, 46))         # the mouth box of a 64x64 video of the synthetic corpus
 LAGS = range(-5, 6)
 SILENT = .005
 SLOTS = ("command", "colour", "preposition", "letter", "digit", "adverb")
@@ -78,7 +78,7 @@ def load(folder, names=None):
         except BrokenClip as error:
             return error
         text, opening = (Path(f"{stem}{ending}") for ending in (".txt", ".npy"))
-        return Clip(name, text.read_text().strip() if text.exists() else "", video, audio, talker_of(name),
+        return Clip(name, text.read_text(encoding="utf-8").strip() if text.exists() else "", video, audio, talker_of(name),
                     np.load(opening) if opening.exists() else None)
 
     names = clip_names(folder) if names is None else names
@@ -359,7 +359,7 @@ def talker_rules(fit, choices, wanted):
             for column, feature in features.items()}
 
 
-def compare(truth, fit, generated, roundtrip=None, refs=None):
+def compare(truth, generated, fit=None, roundtrip=None, refs=None):
     """Folders (generated: a list of them) -> dict: clips a row, rows (name -> column -> number), probes (r with the true opening,
     held out on F and on truth), notes (what was missing or broken). ValueError says what a folder lacks."""
     folders = {"truth": truth} | ({"round trip": roundtrip} if roundtrip else {})
@@ -377,7 +377,7 @@ def compare(truth, fit, generated, roundtrip=None, refs=None):
         notes.extend(f"left out {complaint}" for complaint in broken)
         return clips
 
-    fitted = list(read(fit).values())
+    fitted = list(read(fit).values()) if fit else []
     choices = list(read(refs).values()) if refs else fitted
     found = {row: read(folder, shared) for row, folder in folders.items()}
     names = [name for name in shared if all(name in clips for clips in found.values())]
@@ -385,32 +385,36 @@ def compare(truth, fit, generated, roundtrip=None, refs=None):
     true, texts = clips["truth"], [clip.text for clip in clips["truth"]]
     others, known = mismatch(texts), len(set(texts) & {clip.text for clip in fitted})
     notes += [f"{known} of the test sentences are in {fit} too"] if known else []
-    probes = fit_probes(fitted)
+    probes = fit_probes(fitted) if fit else None
     rules = talker_rules(fitted, choices, {clip.talker for clip in true})
 
     rows, mismatched, heard, seen = {}, {}, {}, {}
     for row in folders:
         audios, videos = [clip.audio for clip in clips[row]], [clip.video for clip in clips[row]]
-        words, heard[row], seen[row] = recognise(audios), [*map(probes.audio, audios)], [*map(probes.video, videos)]
-        rows[row] = error_columns(wrong_words(words, texts)) | sync(heard[row], seen[row])
+        words = recognise(audios)
+        rows[row] = error_columns(wrong_words(words, texts))
+        mismatched[row] = error_columns(wrong_words(words, [texts[other] for other in others]))
+        if probes:
+            heard[row], seen[row] = [*map(probes.audio, audios)], [*map(probes.video, videos)]
+            rows[row] |= sync(heard[row], seen[row])
+            mismatched[row] |= sync(heard[row], [seen[row][other] for other in others])
         rows[row] |= lengths([*map(len, videos)], [len(clip.video) for clip in true]) | levels(audios)
         for column, (feature, nearest) in rules.items():
             guesses = nearest([feature(clip) for clip in clips[row]])
             rows[row][column] = 100 * np.mean([guess == clip.talker for guess, clip in zip(guesses, true)])
         if row == "round trip":
             rows[row] |= psnr(videos, [clip.video for clip in true])
-        mismatched[row] = (error_columns(wrong_words(words, [texts[other] for other in others]))
-                           | sync(heard[row], [seen[row][other] for other in others]))
 
     seeds = [row for row in folders if row.startswith("generated")]
     rows["generated, mean"] = mean_of([rows[seed] for seed in seeds])
     rows["mismatched truth"] = mismatched["truth"]
     rows["mismatched generated"] = mean_of([mismatched[seed] for seed in seeds])
-    if len(seeds) > 1:
+    if len(seeds) > 1 and probes:
         rows["same text, other seed"] = mean_of([sync(heard[seed], seen[other]) for seed, other in zip(seeds, np.roll(seeds, 1))])
     opened = [clip for clip in true if clip.opening is not None]
-    return dict(clips=len(names), rows=rows, notes=notes,
-                probes={"held out": probes.held_out} | ({"on truth": probe_quality(probes, opened)} if opened else {}))
+    quality = {"held out": probes.held_out} if probes else {}
+    quality |= {"on truth": probe_quality(probes, opened)} if probes and opened else {}
+    return dict(clips=len(names), rows=rows, notes=notes, probes=quality)
 
 
 def table(rows):
@@ -429,7 +433,8 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.metrics", description="Measure folders of clips against truth.")
     parser.add_argument("--truth", required=True, metavar="T", help="true clips of test sentences")
-    parser.add_argument("--fit", required=True, metavar="F", help="true clips of other sentences, 300 or more, to fit on")
+    parser.add_argument("--fit", metavar="F", help="true clips of other sentences, 300 or more, with NAME.npy, to fit the probes on; "
+                        "without it there is no sync, voice and looks")
     parser.add_argument("--generated", required=True, nargs="+", metavar="G", help="generated clips, one folder a sampling seed")
     parser.add_argument("--roundtrip", metavar="R", help="truth through the autoencoders")
     parser.add_argument("--refs", metavar="F2", help="clips of the talkers to choose from, if they are not F's")
@@ -443,7 +448,7 @@ def main():
     for note in result["notes"]:
         print("note:", textwrap.shorten(note, 400, placeholder=" ..."), file=sys.stderr)        # the json has it whole
     quality = "; ".join(f"{where} {r['video']:.3f} (video) {r['audio']:.3f} (audio)" for where, r in result["probes"].items())
-    print(f"{result['clips']} clips a row. Correlation of the probes with the true mouth opening: {quality}\n")
+    print(f"{result['clips']} clips a row. Correlation of the probes with the true mouth opening: {quality or 'not asked for'}\n")
     print(table(result["rows"]))
     if target:
         target.write_text(json.dumps(options | result, indent=1, default=float) + "\n")
