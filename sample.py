@@ -13,13 +13,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import train    # before torch: it sets how threads wait
+from lab.machine import pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 import data
+import train
 from autoencoders import as_input, as_pictures
 
 
@@ -36,8 +37,8 @@ class Models:
 
     def __init__(self, folder, device=None):
         self.config = train.run_config(folder)
-        self.device = torch.device(device or train.pick_device())
-        train.prepare_machine(self.device)
+        self.device = torch.device(device or pick_device())
+        prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (
             train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
 

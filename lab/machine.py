@@ -1,0 +1,42 @@
+"""What this machine is good at: device, cores, threads, allocator, dtype. A first reading can skip it.
+
+Import it before torch: OpenMP reads the line below when torch loads.
+"""
+import ctypes
+import os
+import sys
+import time
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")     # threads that spin while they wait starve other processes
+
+import torch
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cores() -> int:
+    """CPU cores that this process may use, at most 8: more processes than that only cost memory."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def prepare_machine(device: torch.device, threads: int | None = None) -> torch.dtype:
+    """Threads, allocator, and the dtype in which matrix products are fastest here: found out, not assumed."""
+    if threads:
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        return torch.bfloat16
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        libc = ctypes.CDLL(None)          # glibc hands big blocks back to the system each time they are freed, and fetching
+        libc.mallopt(-3, 1 << 30)         # them again costs more than the arithmetic on them: keep them
+        libc.mallopt(-1, (1 << 31) - 1)
+    def seconds(dtype):
+        x = torch.randn(768, 768).to(dtype)
+        x @ x
+        start = time.perf_counter()
+        for _ in range(4):
+            x @ x
+        return time.perf_counter() - start
+    return torch.bfloat16 if 2 * min(seconds(torch.bfloat16) for _ in range(2)) < min(seconds(torch.float32) for _ in range(2)) \
+        else torch.float32
