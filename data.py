@@ -211,18 +211,18 @@ def read_clip(path, size, sample_rate, crop=None):
     return Clip(Path(path).stem, "", video, fit_length(read_audio(path, sample_rate), len(video), sample_rate))
 
 
-def write_clip(path, video, audio, sample_rate, side=256, quality_crf=14):
+def write_clip(path, video, audio, sample_rate, side=256):
     """Write an mp4 that any player plays: H.264 at 25 fps and AAC, exactly as long as the video.
 
     video: (T, H, W, 3) uint8, enlarged until its short side is at least `side`. audio: (n,) float32 in [-1, 1], or None.
-    quality_crf: x264's, lower is better. ValueError for arrays of another kind or for sound that is not finite."""
+    ValueError for arrays of another kind or for sound that is not finite."""
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
         raise ValueError(f"{path}: the video must be (T, H, W, 3) uint8 with T of at least 1; got {video.shape} {video.dtype}")
     frames, height, width = video.shape[:3]
     enlarge = max(1, side / min(height, width))
     wide, high = (2 * int(np.ceil(enlarge * length / 2)) for length in (width, height))          # H.264 wants even sides
     pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"]
-    coding = ["-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-crf", quality_crf, "-pix_fmt", "yuv420p",
+    coding = ["-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-crf", 14, "-pix_fmt", "yuv420p",
               "-movflags", "+faststart", "-t", frames / FPS, f"file:{path}"]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -306,14 +306,14 @@ class ClipFolder:
 class ClipStore:
     """Decoded clips in a folder made by cache_clips, memory-mapped, so that memory stays bounded however many there are.
 
-    frames: (n,) lengths. skipped: list of broken clips, one line each. size, sample_rate, fps, key: of the clips."""
+    frames: (n,) lengths. skipped: list of broken clips, one line each. size, sample_rate, key: of the clips."""
 
     def __init__(self, folder):
         if not (Path(folder) / "index.json").is_file():
             raise ValueError(f"{folder}: no finished cache of clips here; cache_clips makes one")
         self.index = json.loads((Path(folder) / "index.json").read_text())
-        self.size, self.sample_rate, self.fps, self.key, self.skipped = (
-            self.index[name] for name in ("size", "sample_rate", "fps", "key", "skipped"))
+        self.size, self.sample_rate, self.key, self.skipped = (
+            self.index[name] for name in ("size", "sample_rate", "key", "skipped"))
         self.frames = np.array([length for *_, length in self.index["clips"]])
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=(self.starts[-1], self.size, self.size, 3))
@@ -353,7 +353,7 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
             opening = None if clip.opening is None else [round(float(value), 4) for value in clip.opening]
             clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
     name_skipped(skipped, n, label)
-    write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, fps=FPS, skipped=skipped,
+    write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped,
                            clips=clips))
     return ClipStore(folder)
 
@@ -393,10 +393,10 @@ class LatentSet:
     """Encoded clips in a folder, memory-mapped. Item i is a dict of tensors: text (L,) int64, the sequences audio (T, 32) and
     motion (T, M), and the global speaker (G,), float32. Any other names do as well: two axes make a sequence, one a global.
 
-    frames: (n,) lengths. names, texts: of the clips. meta: whatever dict was given to write."""
+    frames: (n,) lengths. texts: of the clips."""
 
     @staticmethod
-    def write(folder, items, meta):
+    def write(folder, items):
         """items: dicts of name, text and arrays as above, one a clip. ValueError for arrays that are not finite or not of one
         length, or when there are no items."""
         folder = Path(folder)
@@ -417,14 +417,14 @@ class LatentSet:
             np.save(folder / f"{key}.npy", np.concatenate(arrays) if arrays[0].ndim == 2 else np.stack(arrays))
             if arrays[0].ndim == 2:
                 sequences, frames = [*sequences, key], [len(array) for array in arrays]
-        names, texts = [item["name"] for item in items], [item["text"] for item in items]
-        write_json(folder / "meta.json", dict(meta=meta, names=names, texts=texts, frames=frames, keys=keys, sequences=sequences))
+        texts = [item["text"] for item in items]
+        write_json(folder / "meta.json", dict(texts=texts, frames=frames, keys=keys, sequences=sequences))
 
     def __init__(self, folder):
         if not (Path(folder) / "meta.json").is_file():
             raise ValueError(f"{folder}: no finished set of latents here; `python train.py` makes one")
         index = json.loads((Path(folder) / "meta.json").read_text())
-        self.meta, self.names, self.texts, self.frames = index["meta"], index["names"], index["texts"], np.array(index["frames"])
+        self.texts, self.frames = index["texts"], np.array(index["frames"])
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         self.sequences = index["sequences"]
         self.arrays = {key: np.load(f"{folder}/{key}.npy", mmap_mode="r") for key in index["keys"]}

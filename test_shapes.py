@@ -315,14 +315,14 @@ def test_cache_store_and_latents(tmp_path):
     assert np.abs(store[4].audio - corpus[4].audio).max() < 1e-4
     items = [dict(name=store[i].name, text=store[i].text, audio=np.full((store.frames[i], 3), i), motion=np.ones((store.frames[i], 2)),
                   speaker=np.arange(4)) for i in range(6)]
-    data.LatentSet.write(tmp_path / "latents", items, {})
+    data.LatentSet.write(tmp_path / "latents", items)
     latents = data.LatentSet(tmp_path / "latents")
     batch = data.collate([latents[i] for i in range(6)], 4)
     assert batch["patches"].tolist() == (store.frames // 4).tolist() and batch["audio"].shape == (6, store.frames.max() // 4 * 4, 3)
     assert batch["audio"][2, batch["patches"][2] * 4:].abs().sum() == 0 and (batch["audio"][2, :batch["patches"][2] * 4] == 2).all()
     assert (batch["text"][:, -1] > 0).all() and (batch["text_mask"] == (batch["text"] > 0)).all()
     with pytest.raises(ValueError, match="finite"):
-        data.LatentSet.write(tmp_path / "broken", [items[0] | {"audio": np.full((store.frames[0], 3), np.nan)}], {})
+        data.LatentSet.write(tmp_path / "broken", [items[0] | {"audio": np.full((store.frames[0], 3), np.nan)}])
 
 
 def test_order_resumes_exactly():

@@ -391,7 +391,7 @@ def encode_latents(config: Config, source) -> None:
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
     items = list(data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents"))
     data.name_skipped([i for i in items if isinstance(i, data.BrokenClip)], n, "latents")
-    data.LatentSet.write(out / "latents", [i for i in items if not isinstance(i, data.BrokenClip)], {})
+    data.LatentSet.write(out / "latents", [i for i in items if not isinstance(i, data.BrokenClip)])
 
 
 def train_talker(config: Config, device, dtype) -> None:

@@ -11,14 +11,9 @@ import torch.nn.functional as F
 from heads import FlowHead, SeparateHeads
 from lab import released
 from model import Backbone, Modality, PatchEncoder, Talker, stop_labels
+from test_shapes import error
 
 FIXTURES = Path(__file__).resolve().parents[2] / "shared" / "fixtures"
-
-
-def error(ours, theirs):
-    """Largest difference, relative to the scale of theirs."""
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def recorded(name):
