@@ -215,6 +215,24 @@ class AudioVAE(nn.Module):
         """Normalised latents (B, T, latent) -> (B, T * samples per frame)."""
         return self.decoder(self.from_latent(self.normal.inverse(latents)))
 
+    def cut(self, wave: Tensor, semantic: Tensor, frames: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+        """A random crop of at most `crop` frames of each clip (B, n) and of its semantics (B, T, D)."""
+        start = (torch.rand(len(wave), generator=generator, device=wave.device) * (frames - self.crop + 1).clamp(min=1)).long()
+        at = start[:, None] + torch.arange(min(self.crop, wave.shape[1] // self.samples), device=wave.device)
+        crop = lambda x: x.gather(1, at[..., None].expand(-1, -1, x.shape[-1]))          # (B, T', ...)
+        return crop(wave.unflatten(1, (-1, self.samples))).flatten(1), crop(semantic)
+
+    def sample_latent(self, mean: Tensor, deviation: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+        """The bottleneck's posterior -> what the decoder gets of a draw from it (B, T, D), and the KL divergence per dimension."""
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+        kl = 0.5 * (mean.square() + deviation.square() - 1).mean() - deviation.log().mean()
+        return self.from_latent(mean + deviation * noise), kl
+
+    def meaning(self, rebuilt: Tensor, semantic: Tensor) -> Tensor:
+        """How badly the semantics (B, T, D) can be told from what the decoder gets: squared error and cosine distance."""
+        guess = self.rebuild(rebuilt).float()
+        return F.mse_loss(guess, semantic) + 1 - F.cosine_similarity(guess, semantic, -1).mean()
+
     def loss(self, wave: Tensor, frames: Tensor, text: Tensor, generator=None) -> tuple[Tensor, dict]:
         """wave (B, n) zero-padded, frames (B,), text (B, L) ids left-padded with 0 -> loss, parts to log.
 
@@ -224,17 +242,9 @@ class AudioVAE(nn.Module):
         characters = self.reader(features).float().log_softmax(-1)
         target = text[text > 0]                                                          # (sum of lengths,) CTC's packed form
         ctc = F.ctc_loss(characters.transpose(0, 1), target, 2 * frames, (text > 0).sum(1), zero_infinity=True)
-        start = (torch.rand(len(wave), generator=generator, device=wave.device) * (frames - self.crop + 1).clamp(min=1)).long()
-        at = start[:, None] + torch.arange(min(self.crop, wave.shape[1] // self.samples), device=wave.device)
-        wave = wave.unflatten(1, (-1, self.samples)).gather(1, at[..., None].expand(-1, -1, self.samples)).flatten(1)    # (B, n')
-        semantic = pairs(features).detach()
-        semantic = semantic.gather(1, at[..., None].expand(-1, -1, semantic.shape[-1]))                  # (B, T', D)
-        mean, deviation = self.bottleneck(wave, semantic)
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        rebuilt = self.from_latent(mean + deviation * noise)
-        kl = 0.5 * (mean.square() + deviation.square() - 1).mean() - deviation.log().mean()
-        guess = self.rebuild(rebuilt).float()
-        meaning = F.mse_loss(guess, semantic) + 1 - F.cosine_similarity(guess, semantic, -1).mean()
+        wave, semantic = self.cut(wave, pairs(features).detach(), frames, generator)
+        rebuilt, kl = self.sample_latent(*self.bottleneck(wave, semantic), generator)
+        meaning = self.meaning(rebuilt, semantic)
         spectral = self.spectral_loss(self.decoder(rebuilt), wave)
         log = {"spectral": spectral, "kl": kl, "meaning": meaning, "ctc": ctc}
         return spectral + self.kl * kl + 0.1 * meaning + 0.2 * ctc, log
@@ -244,7 +254,7 @@ class AudioVAE(nn.Module):
         for spectrum in self.spectra:
             y, x = spectrum.magnitude(wave), spectrum.magnitude(truth)
             logs = F.l1_loss(y.clamp(min=1e-3).log(), x.clamp(min=1e-3).log())
-            total = total + F.l1_loss(spectrum.log_mel(y), spectrum.log_mel(x)) + 0.5 * logs + 0.5 * (y - x).abs().mean() / x.mean()
+            total = total + F.l1_loss(spectrum.log_mel(y), spectrum.log_mel(x)) + 0.5 * logs + 1.5 * (y - x).abs().mean() / x.mean()
         return total / len(self.spectra)
 
 

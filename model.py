@@ -104,11 +104,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
     q (B, H, L, head_dim), k and v (B, H', S, head_dim) with H a multiple of H' (grouped queries) -> (B, H, L, head_dim).
     causal: the queries are the last L of the S positions and see no later one. valid (B, S) bool: False hides a key
     (from all but the query at its own position, so that no row is empty). fused: torch's fused kernels (flash on CUDA)
-    or the three lines below, which on CPU are the faster for short sequences; None chooses.
+    or the three lines below, which on CPU are up to six times as fast in bf16 and up to 30 times as slow in fp32; None chooses.
     """
     L, S = q.shape[2], k.shape[2]
     if fused is None:
-        fused = q.is_cuda or S > 128
+        fused = q.is_cuda or q.dtype == torch.float32 or S > 256
     mask = None
     if valid is not None:
         mask = valid[:, None, None, :] | torch.ones(L, S, dtype=torch.bool, device=q.device).triu(S - L).tril(S - L)

@@ -51,7 +51,7 @@ class Config:
     # corpus
     size: int = 64                        # side of the square pictures
     sample_rate: int = 16000
-    clips: int = 3000                     # sentences the talker learns from
+    clips: int = 5000                     # sentences the talker learns from
     autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
     # audio autoencoder and speaker encoder
     audio_width: int = 128
@@ -59,16 +59,16 @@ class Config:
     audio_fast: int = 160                 # and at 100 Hz
     audio_latent: int = 32
     audio_kl: float = 0.05
-    audio_steps: int = 370
+    audio_steps: int = 1000
     audio_batch: int = 16
     speaker_size: int = 64
-    speaker_steps: int = 150
+    speaker_steps: int = 400
     speaker_batch: int = 48
     # motion autoencoder
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8
     motion_fine: int = 48                 # and at 16 x 16
-    motion_steps: int = 560
+    motion_steps: int = 900
     motion_batch: int = 8                 # clips, with 4 pairs of frames from each
     # talker
     patch: int = 4                        # frames
@@ -88,8 +88,8 @@ class Config:
     motion_delay: int = 0                 # patches by which the motion lags
     regression: float = 1.0               # auxiliary loss, see model.Talker
     speech_only: float = 0.1              # share of samples that are treated as having no video
-    talker_steps: int = 800
-    talker_batch: int = 16
+    talker_steps: int = 1400
+    talker_batch: int = 32
     # optimisation
     learning_rate: float = 2e-3           # AdamW
     muon_rate: float = 0.02               # Muon, on hidden matrices; 0: AdamW everywhere
@@ -101,7 +101,7 @@ class Config:
     save_every: float = 60.0              # seconds between checkpoints
     # sampling: chosen on the dev split
     steps: int = 8
-    guidance: float = 2.5
+    guidance: float = 1.5
     temperature: float = 0.6
     stop_hits: int = 2                    # stop at so many patches in a row above 0.5; the two before the last are not trained
 

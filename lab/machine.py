@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")     # threads that spin while they wait starve other processes
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")       # waiting threads: asleep at once they are slow, spinning on they starve others
 
 import torch
 
