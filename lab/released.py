@@ -88,3 +88,79 @@ def load_talker(talker, state: dict[str, Tensor], names=(("audio", "speech"), ("
                              (talker.no_video, "motion_pad_emb"), (talker.stop.project.weight, "head_stop.proj.weight"),
                              (talker.stop.project.bias, "head_stop.proj.bias"), (talker.stop.out.weight, "head_stop.head.weight")):
             ours.copy_(state[theirs].reshape(ours.shape))
+
+
+# ------------------------------------------------------------------------------------------------------- the autoencoders
+# A layer with weight normalisation keeps its gain and its direction apart: theirs weight_g, weight_v.
+WHISPER = {f"{ours}.{p}": f"{theirs}.{p}" for p in ("weight", "bias") for ours, theirs in (
+    ("conv1", "conv1"), ("conv2", "conv2"), ("norm", "ln_post"), ("blocks.{}.norm1", "blocks.{}.attn_ln"), ("blocks.{}.norm2", "blocks.{}.mlp_ln"),
+    ("blocks.{}.query", "blocks.{}.attn.query"), ("blocks.{}.key", "blocks.{}.attn.key"), ("blocks.{}.value", "blocks.{}.attn.value"),
+    ("blocks.{}.out", "blocks.{}.attn.out"), ("blocks.{}.up", "blocks.{}.mlp.0"), ("blocks.{}.down", "blocks.{}.mlp.2"))}
+
+
+def strided(strides: int, decoder: bool) -> dict[str, str]:
+    """The table of DAC's encoder or decoder: our flat list of layers <- their blocks, `strides` of them."""
+    def layer(ours, theirs):                      # a convolution, an activation
+        return {f"layers.{ours}.bias": f"{theirs}.bias", f"layers.{ours}.alpha": f"{theirs}.alpha"} | {
+            f"layers.{ours}.parametrizations.weight.original{i}": f"{theirs}.weight_{v}" for i, v in enumerate("gv")}
+    table, at = layer(0, "0"), 1
+    for block in range(1, strides + 1):
+        for part in range(5):                     # three residual units, then activation and convolution; the decoder has these first
+            residual = part > 1 if decoder else part < 3
+            for inner in range(4) if residual else [None]:
+                table |= layer(at if inner is None else f"{at}.layers.{inner}", f"{block}.block.{part}" + ("" if inner is None else f".block.{inner}"))
+            at += 1
+    return table | layer(at, strides + 1) | layer(at + 1, strides + 2)
+
+
+def load_audio(vae, state: dict[str, Tensor]) -> None:
+    """Fill a WhisperXVAE with the state dict of the released WhisperX-VAE."""
+    linear = lambda name: torch._weight_norm(state[f"vae.{name}.weight_v"], state[f"vae.{name}.weight_g"], 0)[..., 0]
+    for module, table, prefix in ((vae.acoustic, strided(len(vae.strides), False), "CodecEnc.block."),
+                                  (vae.decoder, strided(len(vae.strides), True), "CodecDec.model."),
+                                  (vae.semantic, WHISPER, "semantic_model.encoder.")):
+        module.load_state_dict(rename(state, table, prefix, module.state_dict()))
+    with torch.no_grad():
+        for ours, theirs in ((vae.to_latent, "in_proj"), (vae.from_latent, "out_proj")):
+            ours.weight.copy_(linear(theirs))
+            ours.bias.copy_(state[f"vae.{theirs}.bias"])
+
+
+def motion_table(levels: int) -> dict[str, str]:
+    """The table of LIA-X with so many sizes from 8 x 8 on."""
+    table = {"first.weight": "enc.enc_2r.block1.0.weight", "first.bias": "enc.enc_2r.block1.1.bias", "code.weight": "enc.enc_2r.block8.weight",
+             "magnitudes.weight": "enc.enc_r2t.0.weight", "magnitudes.bias": "enc.enc_r2t.0.bias",
+             "directions": "dec.direction.weight", "start": "dec.input.input"}
+    def modulated(ours, theirs):
+        return {f"{ours}.weight": f"{theirs}.conv.weight", f"{ours}.bias": f"{theirs}.activate.bias",
+                f"{ours}.scale.weight": f"{theirs}.conv.modulation.weight", f"{ours}.scale.bias": f"{theirs}.conv.modulation.bias"}
+    table |= modulated("start_conv", "dec.conv1")
+    for i in range(levels):
+        block = "enc.enc_2r.block_512" if i == levels - 1 else f"enc.enc_2r.block{i + 2}.0"
+        table |= {f"down.{i}.conv1.weight": f"{block}.conv1.0.weight", f"down.{i}.conv1.bias": f"{block}.conv1.1.bias",
+                  f"down.{i}.conv2.weight": f"{block}.conv2.1.weight", f"down.{i}.conv2.bias": f"{block}.conv2.2.bias",
+                  f"down.{i}.skip.weight": f"{block}.skip.1.weight"}
+        n = i + 1 if i else "_512"                # dec.conv2_1 and so on, but dec.conv_512_1 for the level that 512 pixels need
+        table |= modulated(f"levels.{i}.up", f"dec.conv{n}_1") | modulated(f"levels.{i}.flow", f"dec.flow{n}")
+        table |= {f"levels.{i}.flow.bias": f"dec.flow{n}.bias", f"levels.{i}.tint": f"dec.rgb{n}.bias",
+                  f"levels.{i}.picture.weight": f"dec.rgb{n}.conv.0.weight", f"levels.{i}.picture.bias": f"dec.rgb{n}.conv.1.bias",
+                  f"levels.{i}.grow.weight": f"dec.conv{n}_2_up.1.weight", f"levels.{i}.grow.bias": f"dec.conv{n}_2_up.2.bias"}
+        for j in range(4):
+            plan, refine = f"dec.conv{n}_2.{j}", f"dec.conv{n}_2_rgb.{j}"
+            table |= {f"levels.{i}.plan.{j}.gamma": f"{plan}.gamma", f"levels.{i}.plan.{j}.norm.weight": f"{plan}.norm.weight",
+                      f"levels.{i}.plan.{j}.norm.bias": f"{plan}.norm.bias"}
+            for k in (1, 2):
+                table |= modulated(f"levels.{i}.plan.{j}.conv{k}", f"{plan}.conv{k}")
+                table |= {f"levels.{i}.refine.{j}.conv{k}.weight": f"{refine}.conv{k}.0.weight",
+                          f"levels.{i}.refine.{j}.conv{k}.bias": f"{refine}.conv{k}.1.bias"}
+    return table
+
+
+def load_motion(lia, state: dict[str, Tensor]) -> None:
+    """Fill a LIAX with the released lia-x.pt. The release scales its weights at run time; here that is done once."""
+    shapes = {name: x for name, x in lia.state_dict().items() if not name.startswith("normal.")}
+    found = rename(state, motion_table(len(lia.levels)), "", shapes)
+    for name, x in found.items():
+        if name.endswith(".weight") and x.ndim > 1:
+            found[name] = x * x[0].numel() ** -0.5
+    lia.load_state_dict(found, strict=False)

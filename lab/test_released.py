@@ -2,14 +2,17 @@
 
 The recordings are in ../shared/fixtures (see its README); the tests are skipped, with this reason, where that folder is absent.
 """
+import zlib
 from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from autoencoders import pairs
 from heads import FlowHead, SeparateHeads
 from lab import released
+from lab.paper_autoencoders import LIAX, WhisperXVAE
 from model import Backbone, Modality, PatchEncoder, Talker, stop_labels
 from test_shapes import error
 
@@ -125,3 +128,39 @@ def test_oracle_generation(delay):
                                  m["patches"], steps=m["steps"], guidance=m["cfg"], temperature=m["temperature"], stop_hits=m["patches"] + 1))
     for name, theirs in (("audio", "audio_latents"), ("motion", "motion")):
         assert error(torch.cat([p[name] for p, _ in steps if name in p], 1), out[theirs]) < 1e-5
+
+
+@pytest.mark.parametrize("strides", ["even", "odd"])
+def test_oracle_audio_autoencoder(strides):
+    m, state, given, out = recorded(f"whisperx_vae_{strides}")
+    w = m["whisper"]
+    vae = WhisperXVAE(m["sample_rate"], m["encoder_base_channels"], tuple(m["strides"]), m["hidden"], m["decoder_channels"], m["latent"],
+                      w["n_mels"], 2 * w["ctx"] / 100, w["heads"], w["layers"]).eval()
+    released.load_audio(vae, state)
+    wave = given["wave"][:, 0]
+    semantic = vae.semantic(given["mel"][:, 0])
+    assert error(semantic, out["whisper_50hz"]) < 1e-5
+    assert error(vae.acoustic(wave).mT, out["acoustic"]) < 1e-5
+    latents = vae.bottleneck(wave, pairs(semantic[:, :2 * out["acoustic"].shape[2]]))[0]
+    assert error(latents, out["latents"]) < 1e-5
+    assert error(vae.decode(latents), out["wave"][:, 0]) < 1e-5
+
+
+def test_oracle_motion_autoencoder():
+    m, names, given, out = recorded("lia_x")
+    lia = LIAX(m["style"], tuple(m["channels"]), m["motion"], m["size"]).eval()
+    def made(name, shape):                        # the fixture keeps names and shapes; its weights follow a rule
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        return x * 0.1 if name.endswith(("gamma", "bias")) else x
+    released.load_motion(lia, {name: made(name, shape) for name, shape in names.items()})
+    source, driving, motion = (given[k].float() for k in ("source", "driving", "motion"))
+    with torch.inference_mode():
+        features, code = lia.look(source)
+        assert error(code, out["code"]) < 1e-5
+        alpha = lia.encode(driving)
+        assert error(alpha, out["alpha"]) < 1e-5
+        assert error(motion @ torch.linalg.qr(lia.directions + 1e-8)[0].T, out["direction"]) < 1e-5
+        # Seven levels of warps by random weights amplify rounding: the second recording is itself 1.7e-5 from what float64 gives.
+        for ours, theirs, limit in ((alpha, "rgb_by_4", 1e-5), (motion[:1], "rgb_from_motion_by_4", 5e-5)):
+            picture = lia.render(source, features, code, ours[:, None])[:, 0]
+            assert error(F.avg_pool2d(picture, 4), out[theirs]) < limit, theirs
