@@ -176,14 +176,14 @@ class FourierDecoder(nn.Module):
 class AudioVAE(nn.Module):
     """Acoustic stream + semantic stream -> Gaussian bottleneck -> decoder, with a head that rebuilds the semantic features."""
 
-    def __init__(self, sample_rate=16000, width=128, latent=32, bands=80, semantic_layers=2, slow=256, fast=160,
+    def __init__(self, sample_rate=16000, width=128, latent=32, bands=80, layers=2, heads=4, slow=256, fast=160,
                  vocabulary=64, kl=5e-2, crop=24):
-        """kl: weight of the bottleneck's KL divergence; crop: frames of a clip that a training step resynthesises."""
+        """layers, heads: of the semantic encoder. kl: weight of the bottleneck's KL divergence; crop: frames of a clip that a training step resynthesises."""
         super().__init__()
         self.samples = sample_rate // FPS                                                # per latent frame
         self.sample_rate, self.kl, self.crop = sample_rate, kl, crop
         self.mel = Spectrum(sample_rate, sample_rate // 40, sample_rate // 100, bands)   # Whisper's 25 ms windows at 100 Hz
-        self.semantic = WhisperEncoder(bands, width, semantic_layers, heads=4)
+        self.semantic = WhisperEncoder(bands, width, layers, heads)
         self.reader = nn.Linear(width, vocabulary)                                       # CTC: teaches the semantic encoder only
         self.acoustic = SpectrumEncoder(sample_rate, width)
         self.to_latent, self.from_latent = nn.Linear(width, 2 * latent), nn.Linear(latent, width)

@@ -9,6 +9,7 @@ What this file does not do: training (train.py), measuring (lab/metrics.py).
 """
 import argparse
 import itertools
+import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,38 @@ class Models:
         prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (
             train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
+        self.ids = data.encode_text
+
+    @classmethod
+    def released(cls, folder: Path, voice=None, wavlm: str | None = None, device=None) -> "Models":
+        """The released Talker-T2AV from a folder of its files (README). voice: a file with the speaker's 256 numbers; or
+        wavlm: the checkpoint of the speaker model, which then listens to the reference clip."""
+        from lab import released
+        from lab.paper_autoencoders import resample
+        self = cls.__new__(cls)
+        self.device = torch.device(device or pick_device())
+        prepare_machine(self.device)
+        about = next(iter(sorted(folder.rglob("config.json"))), None)
+        about = json.loads(about.read_text()) if about else {}
+        self.talker = released.build_talker(released.read_weights(folder, "*.safetensors"), about.get("delay", 0), about.get("dit_n_head", 8),
+                                            about.get("patch_encoder_n_head", 8), about.get("patch_size", 4)).to(self.device)
+        self.audio = released.build_audio(released.read_weights(folder, "*.ckpt"), about.get("whisper_n_head")).to(self.device)
+        self.motion = released.build_motion(released.read_weights(folder, "lia-x*.pt")).to(self.device)
+        for name, statistic in (("motion_mean.npy", self.motion.normal.mean), ("motion_std.npy", self.motion.normal.deviation)):
+            path = next(folder.rglob(name), None)
+            if path is None:
+                raise FileNotFoundError(f"{folder} holds no {name}; it is in the folder lia_x of the released code")
+            statistic.copy_(torch.from_numpy(np.load(path)).clamp(min=1e-6 if "std" in name else -1e9))
+        self.config = train.Config(**train.PRESETS["release"] | dict(
+            config="release", data=str(folder), size=self.motion.size, sample_rate=self.audio.sample_rate, patch=self.talker.patch,
+            motion_delay=self.talker.modalities["motion"].delay))
+        if voice:
+            vector = released.read_vector(Path(voice), self.talker.modalities["audio"].condition).to(self.device)
+            self.speaker = lambda wave: vector[None]
+        else:
+            self.speaker = lambda wave: released.wavlm_speaker(resample(wave, self.config.sample_rate, 16000)[0], wavlm)[None]
+        self.ids = lambda text: released.qwen_ids(text, folder)
+        return self
 
     @torch.inference_mode()
     def reference(self, clip: data.Clip) -> Reference:
@@ -63,7 +96,9 @@ class Models:
         A sample depends on its own seed alone, not on what else is in the batch. None: the setting of the preset.
         """
         c, P = self.config, self.config.patch
-        text = data.pad_text([data.encode_text(t) for t in texts]).to(self.device)
+        ids = [self.ids(t) for t in texts]
+        text = data.pad_text(ids).to(self.device)
+        mask = torch.arange(text.shape[1], device=self.device) >= text.shape[1] - torch.tensor([[len(i)] for i in ids], device=self.device)
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         noise = lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(self.device)
         conditions = {"audio": torch.stack([r.speaker for r in references]), "motion": torch.stack([r.motion for r in references])}
@@ -72,15 +107,17 @@ class Models:
         patches = torch.zeros(len(texts), dtype=torch.long, device=self.device)
         done = torch.zeros(len(texts), dtype=torch.bool, device=self.device)
         longest = int(self.talker.longest) * 3 // 2 + c.motion_delay
-        for patch, finished in self.talker.generate(text, text > 0, conditions, noise, longest, stop_hits=c.stop_hits,
-                                                    steps=pick(steps, c.steps), guidance=pick(guidance, c.guidance),
-                                                    temperature=pick(temperature, c.temperature)):
+        sampling = dict(steps=pick(steps, c.steps), guidance=pick(guidance, c.guidance), temperature=pick(temperature, c.temperature))
+        for patch, finished in self.talker.generate(text, mask, conditions, noise, longest, stop_hits=c.stop_hits,
+                                                    stop_keeps=bool(c.stop_keeps), shortest=c.stop_shortest, **sampling):
             for name, frames in patch.items():
                 parts[name].append(frames)
-            patches += ~done
+            patches += ~done if c.stop_keeps else ~(done | finished)
             done |= finished
             if done.all():
                 break
+        else:
+            done |= len(parts["audio"]) < longest                                        # where the last patch is dropped, it is not made
         audio, motion = (torch.cat(p, 1) for p in parts.values())                        # (B, N P, d)
         clips = []
         for i, n in enumerate(((patches - c.motion_delay).clamp(min=1) * P).tolist()):
@@ -177,7 +214,10 @@ def write_grid(folder, path, n=6) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="text in, a talking face out")
-    parser.add_argument("--ckpt", required=True, type=Path, help="the folder of a training run")
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--ckpt", type=Path, help="the folder of a training run")
+    model.add_argument("--released", type=Path, help="a folder with the released Talker-T2AV: its safetensors and tokenizer, the WhisperX-VAE "
+                       ".ckpt, lia-x.pt, motion_mean.npy and motion_std.npy")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--text", help="what to say")
     what.add_argument("--texts", type=Path, help="a file: a text per line, or name<TAB>talker<TAB>text")
@@ -185,6 +225,8 @@ def main() -> None:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--talker", type=int, help="voice and face of this synthetic talker (0..255 were in training)")
     who.add_argument("--ref", type=Path, help="voice and face of this clip")
+    parser.add_argument("--speaker", help="with --released: the voice, a .npy or .pt file with the speaker embedding")
+    parser.add_argument("--wavlm", help="with --released: the checkpoint of the speaker model; the voice is then that of --ref")
     parser.add_argument("--out", type=Path, required=True, help="an .mp4, or a folder for --texts and --roundtrip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="Euler steps; default: the preset's")
@@ -194,7 +236,9 @@ def main() -> None:
     a = parser.parse_args()
     if a.steps is not None and a.steps < 2:
         raise ValueError(f"--steps must be at least 2, not {a.steps}: the first does not move")
-    models = Models(a.ckpt)
+    if a.released and not (a.ref and (a.speaker or a.wavlm)):
+        raise ValueError("--released needs a face (--ref clip.mp4) and a voice (--speaker FILE, or --wavlm CHECKPOINT to take that of the clip)")
+    models = Models.released(a.released, a.speaker, a.wavlm) if a.released else Models(a.ckpt)
     c = models.config
     crop = train.parse_crop(c.crop if a.crop is None else a.crop)
     settings = dict(steps=a.steps, guidance=a.guidance, temperature=a.temperature)

@@ -1,4 +1,4 @@
-"""Train everything, from nothing to a talking face:  python train.py --config small  [--field=value ...]
+"""Train everything, from nothing to a talking face:  python train.py --config small  [--field=value ...]  [--describe]
 
 Stages, each through the one loop in `fit`, each with a checkpoint in the run's folder (out/small by default):
 
@@ -35,11 +35,14 @@ import torch
 import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
-from lab.muon import Muon
+from lab.muon import optimizers
 from model import Backbone, Modality, Talker, initialise
 
 
 # -------------------------------------------------------------------------------------------------------- configuration
+CHARACTERS = len(data.TEXT_VOCAB)
+
+
 @dataclass
 class Config:
     """Every setting, with the values of `small`; the other presets say what they change."""
@@ -51,12 +54,19 @@ class Config:
     # corpus
     size: int = 64                        # side of the square pictures
     sample_rate: int = 16000
+    vocabulary: int = CHARACTERS
+    start: str = ""                       # a folder of Qwen3 weights that the talker starts from (the paper), or of a run
+    autoencoders: str = "small"           # or paper: WhisperX-VAE and LIA-X, see lab/paper_autoencoders.py
     clips: int = 5000                     # sentences the talker learns from
     autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
     # audio autoencoder and speaker encoder
     audio_width: int = 128
-    audio_slow: int = 256                 # decoder channels at 25 Hz
-    audio_fast: int = 160                 # and at 100 Hz
+    audio_layers: int = 2                 # of the semantic encoder
+    audio_heads: int = 4
+    audio_bands: int = 80
+    audio_slow: int = 256                 # decoder channels at 25 Hz (paper: innermost)
+    audio_fast: int = 160                 # and at 100 Hz (paper: outermost of the encoder)
+    audio_adversary: int = 32             # width of the paper's discriminators
     audio_latent: int = 32
     audio_kl: float = 0.05
     audio_steps: int = 1000
@@ -66,7 +76,7 @@ class Config:
     speaker_batch: int = 48
     # motion autoencoder
     motion_size: int = 20                 # orthogonal directions
-    motion_coarse: int = 96               # channels at 8 x 8
+    motion_coarse: int = 96               # channels at 8 x 8 (paper: up to 64 x 64, half of it with each doubling from there)
     motion_fine: int = 48                 # and at 16 x 16
     motion_steps: int = 900
     motion_batch: int = 8                 # clips, with 4 pairs of frames from each
@@ -104,6 +114,8 @@ class Config:
     guidance: float = 1.5
     temperature: float = 0.6
     stop_hits: int = 2                    # stop at so many patches in a row above 0.5; the two before the last are not trained
+    stop_keeps: int = 1                   # 1: the patch that says stop is still part of the sample, 0: it is not
+    stop_shortest: int = 1                # patches before which nothing stops
 
 
 PRESETS = {
@@ -112,7 +124,15 @@ PRESETS = {
                  speaker_size=8, speaker_steps=2, speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
                  motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
                  head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
+    "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
+                  audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
+                  motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
+                  hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2, motion_weight=8.0,
+                  regression=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
+                  steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
+PRESETS["release"] = PRESETS["paper"] | dict(motion_weight=10.0, warmup=0.1, steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
+                                             stop_keeps=0, stop_shortest=7)     # where the released code differs from the paper
 STAGES = ("audio", "speaker", "motion", "talker")
 
 
@@ -147,7 +167,7 @@ def parse_config(arguments: list[str]) -> Config:
             raise ValueError(f"--{name} is {fields[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
     for name in fields:
         value = getattr(config, name)
-        lowest = 0 if fields[name] is float or name in ("seed", "motion_delay") else 1
+        lowest = 0 if fields[name] is float or name in ("seed", "motion_delay", "stop_keeps") else 1
         if fields[name] is not str and value < lowest:
             raise ValueError(f"--{name} must be at least {lowest}, not {value}")
     parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
@@ -155,25 +175,14 @@ def parse_config(arguments: list[str]) -> Config:
     for name, part in parts.items():
         if getattr(config, name) % part:
             raise ValueError(f"--{name} ({getattr(config, name)}) must be a multiple of {part} here")
+    if config.autoencoders not in ("small", "paper"):
+        raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
     if config.speech_only >= 1:
         raise ValueError("--speech_only must be below 1, or the motion head would learn nothing")
     return config
 
 
 # ---------------------------------------------------------------------------------------------------------- optimisation
-def optimizers(model: torch.nn.Module, config: Config, dtype) -> list[torch.optim.Optimizer]:
-    """Muon on matrices whose sides are both at least 48, AdamW (and its weight decay) on the rest: narrow inputs and outputs,
-    embeddings, norms, biases, and the layers that only an auxiliary loss reads."""
-    matrices, others = [], []
-    for name, m in model.named_modules():
-        for key, p in m.named_parameters(recurse=False):
-            hidden = isinstance(m, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) and p.ndim > 1 and min(p.shape[:2]) >= 48
-            hidden = hidden and not name.startswith(("regressors", "reader", "out"))
-            (matrices if hidden and config.muon_rate else others).append(p)
-    found = [torch.optim.AdamW(others, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True)]
-    return found + ([Muon(matrices, config.muon_rate, dtype=dtype)] if matrices else [])
-
-
 def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype, bar=0) -> None:
     """The one training loop. loss(indices, generator) -> (loss, log dict). Resumes from <stage>.pt, and leaves it there.
 
@@ -267,9 +276,15 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     """The model of a stage at the configured size, with fresh weights decided by the seed."""
     c = config
     torch.manual_seed(c.seed)
+    if c.autoencoders == "paper" and stage in ("audio", "motion"):
+        from lab.paper_autoencoders import LIAX, WhisperXVAE     # here, since few need them
+        if stage == "motion":
+            return LIAX(c.motion_coarse, tuple(c.motion_coarse >> i for i in range(4)), c.motion_size, c.size)
+        return WhisperXVAE(c.sample_rate, c.audio_fast, width=c.audio_width, decoder_channels=c.audio_slow, latent=c.audio_latent,
+                           bands=c.audio_bands, heads=c.audio_heads, layers=c.audio_layers, kl=c.audio_kl, adversary=c.audio_adversary)
     if stage == "audio":
-        return AudioVAE(c.sample_rate, c.audio_width, c.audio_latent, slow=c.audio_slow, fast=c.audio_fast,
-                        vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl)
+        return AudioVAE(c.sample_rate, c.audio_width, c.audio_latent, c.audio_bands, c.audio_layers, c.audio_heads, slow=c.audio_slow,
+                        fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl)
     if stage == "speaker":
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
@@ -279,7 +294,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
                            for name, m in modalities.items()})
     backbone = Backbone(c.width, c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden)
-    talker = Talker(modalities, heads, backbone, len(data.TEXT_VOCAB), c.patch, c.patch_layers, c.patch_heads, c.regression)
+    talker = Talker(modalities, heads, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads, c.regression)
     initialise(talker)
     return talker
 
@@ -431,7 +446,7 @@ def open_run(config: Config, source) -> Path:
     out = Path(config.out_dir)
     out.mkdir(parents=True, exist_ok=True)
     path, wanted = out / "config.json", dataclasses.asdict(config)
-    free = {"out_dir", "log_every", "save_every", "steps", "guidance", "temperature", "stop_hits"}
+    free = {"out_dir", "log_every", "save_every", "steps", "guidance", "temperature", "stop_hits", "stop_keeps", "stop_shortest"}
     if path.exists():
         was = json.loads(path.read_text())
         changed = [f"{k} was {was.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in free and was.get(k) != v]
@@ -451,7 +466,11 @@ def open_run(config: Config, source) -> Path:
 
 
 def main() -> None:
-    config = parse_config(sys.argv[1:])
+    arguments = sys.argv[1:]
+    if "--describe" in arguments:
+        from lab.describe import describe
+        return print(describe(parse_config([a for a in arguments if a != "--describe"])))
+    config = parse_config(arguments)
     start = time.time()
     source = corpus(config)
     out = open_run(config, source)

@@ -46,7 +46,10 @@ def describe(config, seconds=10.0) -> str:
     total = sum(n for _, n in rows)
     assert total == count(talker)
     meta = lambda *shape: torch.zeros(*shape, device="meta", dtype=torch.bfloat16)
-    rows += [("Talker", total)] + [(f"{stage} autoencoder" if stage != "speaker" else "speaker encoder", count(m)) for stage, m in others.items()]
+    rows += [("**Talker**", total)]
+    for stage, m in others.items():
+        rows += [(f"{stage}: {name}", count(part)) for name, part in m.named_children() if stage != "speaker" and count(part) > total / 1000]
+        rows += [(f"**{stage} {'encoder' if stage == 'speaker' else 'autoencoder'}**", count(m))]
     lines = ["| part | parameters |", "|---|--:|"] + [f"| {name} | {n:,} |" for name, n in rows]
 
     cache = talker.backbone.new_cache(1, N + 1)

@@ -1,9 +1,22 @@
-"""Muon, the optimizer of hidden matrices (kellerjordan.github.io/posts/muon). train.py uses it; a first reading can skip it.
+"""The optimizers: AdamW, and Muon for hidden matrices (kellerjordan.github.io/posts/muon). A first reading can skip this file.
 
 torch.optim.Muon takes the matrices one by one and in bf16, which took four times as long on a CPU without bf16 units (ten
 matrices of 128 x 384, one thread: 77 ms against 21); here all matrices of one shape go through together, in a dtype of choice.
 """
 import torch
+
+
+def optimizers(model: torch.nn.Module, config, dtype) -> list[torch.optim.Optimizer]:
+    """Muon on matrices whose sides are both at least 48, AdamW (and its weight decay) on the rest: narrow inputs and outputs,
+    embeddings, norms, biases, and the layers that only an auxiliary loss reads."""
+    matrices, others = [], []
+    for name, m in model.named_modules():
+        for key, p in m.named_parameters(recurse=False):
+            hidden = isinstance(m, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) and p.ndim > 1 and min(p.shape[:2]) >= 48
+            hidden = hidden and not name.startswith(("regressors", "reader", "out"))
+            (matrices if hidden and config.muon_rate else others).append(p)
+    found = [torch.optim.AdamW(others, config.learning_rate, (0.9, 0.95), weight_decay=config.weight_decay, fused=True)]
+    return found + ([Muon(matrices, config.muon_rate, dtype=dtype)] if matrices else [])
 
 
 class Muon(torch.optim.Optimizer):

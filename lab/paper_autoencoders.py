@@ -80,12 +80,17 @@ class StridedDecoder(nn.Module):
         return self.layers(x.mT)[:, 0]
 
 
+def resample(wave: Tensor, old: int, new: int) -> Tensor:
+    """(B, n) at one rate -> (B, n new / old) at another, by Fourier transform."""
+    n, spectrum = wave.shape[1] * new // old, torch.fft.rfft(wave)
+    bins = n // 2 + 1
+    return torch.fft.irfft(F.pad(spectrum, (0, max(0, bins - spectrum.shape[1])))[:, :bins], n) * (n / wave.shape[1])
+
+
 def whisper_mel(wave: Tensor, sample_rate: int, bands: int, seconds: float) -> Tensor:
     """(B, n) -> Whisper's own log-mel (B, bands, 100 * seconds): 16 kHz, padded with silence, Slaney's mel scale, 8 decades at most."""
-    n = wave.shape[1] * 16000 // sample_rate
-    spectrum = torch.fft.rfft(wave)                                                      # resampled by Fourier
-    wave = torch.fft.irfft(F.pad(spectrum, (0, max(0, n // 2 + 1 - spectrum.shape[1])))[:, :n // 2 + 1], n) * (n / wave.shape[1])
-    wave = F.pad(wave, (0, int(16000 * seconds) - n))
+    wave = resample(wave, sample_rate, 16000)
+    wave = F.pad(wave, (0, int(16000 * seconds) - wave.shape[1]))
     hertz = torch.linspace(0, 8000, 201, device=wave.device)
     mels = torch.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), bands + 2, device=wave.device)       # linear to 1 kHz, then log
     edges = torch.where(mels < 15, mels * 200 / 3, 1000 * (6.4 ** ((mels - 15) / 27)))[:, None]
@@ -108,7 +113,7 @@ class WhisperXVAE(AudioVAE):
         if self.samples * FPS != sample_rate:
             raise ValueError(f"the strides {strides} give {sample_rate / self.samples:.2f} latents a second, not {FPS}")
         self.sample_rate, self.kl, self.crop, self.bands, self.seconds = sample_rate, kl, crop, bands, seconds
-        self.semantic = WhisperEncoder(bands, width, layers, heads)
+        self.semantic = WhisperEncoder(bands, width, layers, heads).requires_grad_(False)
         self.acoustic = StridedEncoder(channels, strides, width)
         self.to_latent, self.from_latent = nn.Linear(width, 2 * latent), nn.Linear(latent, width)
         self.normal = Normal(latent)
@@ -119,6 +124,8 @@ class WhisperXVAE(AudioVAE):
 
     def semantics(self, wave: Tensor, frames: Tensor | None = None) -> Tensor:
         """(B, n) -> (B, 2 T, D) at 50 Hz. Whisper always hears `seconds` of sound, silence at the end; that is cut off again."""
+        if wave.shape[1] > self.seconds * self.sample_rate:
+            raise ValueError(f"Whisper hears at most {self.seconds:g} s; this clip has {wave.shape[1] / self.sample_rate:.1f} s")
         with torch.no_grad():
             return self.semantic(whisper_mel(wave, self.sample_rate, self.bands, self.seconds))[:, :wave.shape[1] // self.samples * 2]
 

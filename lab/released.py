@@ -1,11 +1,19 @@
-"""Released Talker-T2AV weights -> nanoTalker's names. One table below says what goes where; tested on ../shared/fixtures.
+"""Released Talker-T2AV weights -> nanoTalker's names. The tables below say what goes where; tested on ../shared/fixtures.
 
 Two things are more than a rename: nanoTalker keeps query, key and value (and gate and up) in one matrix, so theirs are
 stacked; and the release rotates neighbouring channels (2 i, 2 i + 1) in its patch encoders and heads, where nanoTalker
 rotates (i, i + half) everywhere, so the rows of those queries and keys are reordered. Both leave the function as it is.
 """
+import json
+from pathlib import Path
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from heads import FlowHead, SeparateHeads
+from lab.paper_autoencoders import LIAX, WhisperXVAE
+from model import Backbone, Modality, Talker
 
 # ours (with {} for a layer number) <- theirs; several of theirs are stacked in the order given
 BACKBONE = {
@@ -46,10 +54,11 @@ def half_rotary(qkv: Tensor, head_dim: int) -> Tensor:
     return torch.cat((q, k, v))
 
 
-def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str, Tensor], head_dim: int | None = None) -> dict[str, Tensor]:
+def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str, Tensor], head_dim: int | None = None,
+           used: set | None = None) -> dict[str, Tensor]:
     """Released `state` -> what a module with the state_dict `shapes` loads. Missing and misshapen keys are listed by name.
 
-    prefix: of their names. head_dim: given where the release rotates neighbouring channels.
+    prefix: of their names. head_dim: given where the release rotates neighbouring channels. used: gets the names that were found.
     """
     found, problems = {}, []
     for ours in shapes:
@@ -60,6 +69,8 @@ def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str,
         if missing:
             problems += [f"missing: {n}" for n in missing]
             continue
+        if used is not None:
+            used.update(names)
         x = torch.cat([state[n] for n in names])
         if head_dim and ours.endswith("qkv.weight"):
             x = half_rotary(x, head_dim)
@@ -80,14 +91,21 @@ def load_talker(talker, state: dict[str, Tensor], names=(("audio", "speech"), ("
         parts += [(talker.heads[ours], HEAD, f"{theirs}_cfm.estimator.", local(talker.heads[ours])),
                   (talker.encoders[ours], PATCH_ENCODER | {f"project.{p}": f"../projector_{theirs}.linear1.{p}" for p in ("weight", "bias")},
                    f"{theirs}_patch_encoder.", local(talker.encoders[ours]))]
+    used = set()
     for module, table, prefix, head_dim in parts:
         flat = state | {f"{prefix}../{k}": v for k, v in state.items() if k.startswith("projector_")}
-        module.load_state_dict(rename(flat, table, prefix, module.state_dict(), head_dim))
+        module.load_state_dict(rename(flat, table, prefix, module.state_dict(), head_dim, used))
+    whole = {"llm.model.embed_tokens.weight": talker.embedding.weight, "task_embedding.weight": talker.task.weight,
+             "motion_pad_emb": talker.no_video, "head_stop.proj.weight": talker.stop.project.weight,
+             "head_stop.proj.bias": talker.stop.project.bias, "head_stop.head.weight": talker.stop.out.weight}
+    found = rename(state, {name: name for name in whole}, "", whole, used=used)
     with torch.no_grad():
-        for ours, theirs in ((talker.embedding.weight, "llm.model.embed_tokens.weight"), (talker.task.weight, "task_embedding.weight"),
-                             (talker.no_video, "motion_pad_emb"), (talker.stop.project.weight, "head_stop.proj.weight"),
-                             (talker.stop.project.bias, "head_stop.proj.bias"), (talker.stop.out.weight, "head_stop.head.weight")):
-            ours.copy_(state[theirs].reshape(ours.shape))
+        for name, ours in whole.items():
+            ours.copy_(found[name])
+    frozen = ("projector_", "llm.lm_head.", "pretrained_speech_encoder.", "spk.")        # loaded above, tied, or other models
+    surplus = [n for n in state if n not in used and not n.startswith(frozen) and not n.endswith("rope.w")]         # a table of angles
+    if surplus:
+        raise ValueError(f"{len(surplus)} weights that this model has no place for:\n  " + "\n  ".join(f"surplus: {n}" for n in surplus[:40]))
 
 
 # ------------------------------------------------------------------------------------------------------- the autoencoders
@@ -164,3 +182,131 @@ def load_motion(lia, state: dict[str, Tensor]) -> None:
         if name.endswith(".weight") and x.ndim > 1:
             found[name] = x * x[0].numel() ** -0.5
     lia.load_state_dict(found, strict=False)
+
+
+# ------------------------------------------------------------------------------------------------------------- whole models
+def layers_of(state: dict[str, Tensor], prefix: str) -> int:
+    return len({k[len(prefix):].split(".")[0] for k in state if k.startswith(prefix)})
+
+
+def build_talker(state: dict[str, Tensor], delay=0, dit_heads=8, patch_heads=8, patch=4) -> Talker:
+    """The released speech_llm, loaded. Sizes are read off the weights, but for the numbers of heads."""
+    require(state, ("llm.model.embed_tokens.weight", "llm.model.layers.0.self_attn.q_norm.weight", "speech_cfm.estimator.in_proj.weight"))
+    shape = lambda name: state[name].shape
+    vocabulary, width = shape("llm.model.embed_tokens.weight")
+    layer = "llm.model.layers.0.self_attn."
+    head_dim = shape(layer + "q_norm.weight")[0]
+    backbone = Backbone(width, layers_of(state, "llm.model.layers."), shape(layer + "q_proj.weight")[0] // head_dim,
+                        shape(layer + "k_proj.weight")[0] // head_dim, head_dim, shape("llm.model.layers.0.mlp.up_proj.weight")[0])
+    modalities, heads = {}, {}
+    for name, theirs in (("audio", "speech"), ("motion", "motion")):
+        latent, condition = (shape(f"{theirs}_cfm.estimator.{p}.weight")[1] for p in ("in_proj", "global_cond_proj"))
+        modalities[name] = Modality(latent, condition, delay=delay if name == "motion" else 0)
+        inner = shape(f"{theirs}_cfm.estimator.decoder.input_proj.weight")[0]
+        depth = layers_of(state, f"{theirs}_cfm.estimator.decoder.blocks.")
+        heads[name] = FlowHead(latent, condition, width, inner, depth, dit_heads)
+    talker = Talker(modalities, SeparateHeads(heads), backbone, vocabulary, patch, layers_of(state, "speech_patch_encoder.blocks."), patch_heads)
+    load_talker(talker, state)
+    return talker.eval()
+
+
+def build_audio(state: dict[str, Tensor], heads: int | None = None) -> WhisperXVAE:
+    """The released WhisperX-VAE, loaded. heads: of Whisper (64 channels each, if not given)."""
+    require(state, ("CodecEnc.block.0.weight_v", "vae.out_proj.weight_v", "semantic_model.encoder.positional_embedding"))
+    shape = lambda name: state[name].shape
+    depth = layers_of(state, "CodecEnc.block.") - 3
+    strides = tuple(shape(f"CodecEnc.block.{i + 1}.block.4.weight_v")[2] // 2 for i in range(depth))
+    context, width = shape("semantic_model.encoder.positional_embedding")
+    samples = int(np.prod(strides))
+    vae = WhisperXVAE(25 * samples, shape("CodecEnc.block.0.weight_v")[0], strides, width, shape("CodecDec.model.0.weight_v")[0],
+                      shape("vae.out_proj.weight_v")[1], shape("semantic_model.encoder.conv1.weight")[1], context / 50,
+                      heads or width // 64, layers_of(state, "semantic_model.encoder.blocks."))
+    load_audio(vae, state)
+    return vae.eval()
+
+
+def build_motion(state: dict[str, Tensor]) -> LIAX:
+    """The released LIA-X, loaded."""
+    require(state, ("dec.direction.weight", "dec.input.input", "dec.conv_512_1.conv.weight"))
+    levels = 1 + sum(f"dec.conv{n}_1.conv.weight" in state for n in range(2, 20))
+    style, directions = state["dec.direction.weight"].shape
+    at = lambda n: state[f"dec.conv{n}_1.conv.weight"].shape[1] if n <= levels else state["dec.input.input"].shape[1]
+    lia = LIAX(style, tuple(at(n) for n in (4, 5, 6, 7)), directions, 4 << levels)
+    load_motion(lia, state)
+    return lia.eval()
+
+
+def require(state: dict[str, Tensor], names: tuple[str, ...]) -> None:
+    """ValueError unless the weights look like what they should be."""
+    missing = [n for n in names if n not in state]
+    if missing:
+        raise ValueError(f"these are not the weights of this model: missing {', '.join(missing)}; there are {', '.join(sorted(state)[:5])} ...")
+
+
+# -------------------------------------------------------------------------------------------------------------------- files
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """A .safetensors file: eight bytes of length, a JSON header, the numbers."""
+    kinds = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32,
+             "U8": torch.uint8, "BOOL": torch.bool}
+    raw = np.memmap(path, np.uint8, "r")
+    length = int(raw[:8].view("<u8")[0])
+    if length > len(raw):
+        raise ValueError(f"{path} is not a safetensors file, or only part of one")
+    found = {}
+    for name, about in json.loads(raw[8:8 + length].tobytes()).items():
+        if name == "__metadata__":
+            continue
+        start, end = (8 + length + at for at in about["data_offsets"])
+        found[name] = torch.frombuffer(bytearray(raw[start:end]), dtype=kinds[about["dtype"]]).reshape(about["shape"])
+    return found
+
+
+def read_weights(folder: Path, pattern: str) -> dict[str, Tensor]:
+    """All weights of the files in folder (or below) that match: .safetensors (sharded or not), .ckpt, .pt. Nothing is unpickled."""
+    paths = [p for p in sorted(Path(folder).rglob(pattern)) if not p.with_suffix(".weights" + p.suffix).exists()]
+    if not paths:
+        raise FileNotFoundError(f"{folder} holds no {pattern}")
+    found = {}
+    for path in paths:
+        if path.suffix == ".safetensors":
+            found |= read_safetensors(path)
+            continue
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:                # its type differs with the version of torch
+            raise ValueError(f"{path} holds more than tensors ({str(error).splitlines()[0][:100]}), and nanoTalker runs no code from a file. If "
+                             f"you trust where it comes from, convert it once:\n  python -c \"import torch; "
+                             f"s = torch.load('{path}', weights_only=False); "
+                             f"torch.save(s.get('state_dict', s), '{path.with_suffix('.weights' + path.suffix)}')\"") from None
+        found |= state.get("state_dict", state)
+    return {name: x.float() for name, x in found.items() if isinstance(x, Tensor)}
+
+
+def read_vector(path: Path, size: int) -> Tensor:
+    """A speaker embedding from a .npy or .pt file -> (size,)."""
+    x = torch.from_numpy(np.load(path)) if path.suffix == ".npy" else torch.load(path, map_location="cpu", weights_only=True)
+    if x.numel() != size:
+        raise ValueError(f"{path}: the speaker embedding must have {size} numbers, not {tuple(x.shape)}")
+    return x.float().flatten()
+
+
+def wavlm_speaker(wave: Tensor, checkpoint: str) -> Tensor:
+    """(n,) at 16 kHz -> (256,), by the WavLM speaker model of the release: its `speaker_verification` folder must be importable."""
+    try:
+        from speaker_verification.verification import init_model
+    except ImportError:
+        raise RuntimeError("--wavlm needs the folder speaker_verification of the released code on PYTHONPATH, and s3prl; "
+                           "or give the voice as --speaker FILE (.npy or .pt)") from None
+    return init_model("wavlm_large", checkpoint).eval()(wave[None])[0].float()
+
+
+def qwen_ids(text: str, folder: Path) -> list[int]:
+    """Text -> the token ids before the first patch: the chat template of the release, cut where the speech begins."""
+    try:
+        from transformers import AutoTokenizer
+    except ImportError:
+        raise RuntimeError("the released model reads Qwen3's tokens: pip install transformers") from None
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "<SPEECH_FRAME>"}]
+    ids = tokenizer.apply_chat_template(chat, tokenize=True, enable_thinking=False, return_dict=False)
+    return ids[:ids.index(tokenizer.convert_tokens_to_ids("<SPEECH_FRAME>"))]

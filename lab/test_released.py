@@ -1,14 +1,21 @@
 """nanoTalker computes what the released Talker-T2AV computes: numbers recorded from it, to within 1e-5 of their scale.
 
-The recordings are in ../shared/fixtures (see its README); the tests are skipped, with this reason, where that folder is absent.
+The recordings are in ../shared/fixtures (see its README); the tests are skipped, with this reason, where that folder is absent. The last
+tests need none: a folder of random weights in the released format goes through sample.py, and Qwen3 equals Hugging Face's.
 """
+import json
+import struct
+import sys
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import data
+import sample
 from autoencoders import pairs
 from heads import FlowHead, SeparateHeads
 from lab import released
@@ -24,10 +31,6 @@ def recorded(name):
         pytest.skip("../shared/fixtures (numbers recorded from the released model) is absent")
     found = torch.load(FIXTURES / f"{name}.pt", weights_only=True)
     return found["meta"], found.get("state"), found["in"], found["out"]
-
-
-def layers_of(state, prefix):
-    return len({k[len(prefix):].split(".")[0] for k in state if k.startswith(prefix)})
 
 
 def test_oracle_backbone():
@@ -75,29 +78,10 @@ def test_oracle_stop_labels():
     assert torch.equal(labels, out["labels"]) and zeros == out["pos_weight"]
 
 
-def released_talker(state, delay, dit_heads=4, patch_heads=4, patch=4):
-    """Sizes are read off the recorded weights, but for the numbers of heads."""
-    shape = lambda name: state[name].shape
-    vocabulary, width = shape("llm.model.embed_tokens.weight")
-    layer = "llm.model.layers.0.self_attn."
-    head_dim = shape(layer + "q_norm.weight")[0]
-    backbone = Backbone(width, layers_of(state, "llm.model.layers."), shape(layer + "q_proj.weight")[0] // head_dim,
-                        shape(layer + "k_proj.weight")[0] // head_dim, head_dim, shape("llm.model.layers.0.mlp.up_proj.weight")[0])
-    modalities, heads = {}, {}
-    for name, theirs in (("audio", "speech"), ("motion", "motion")):
-        latent, condition = (shape(f"{theirs}_cfm.estimator.{p}.weight")[1] for p in ("in_proj", "global_cond_proj"))
-        modalities[name] = Modality(latent, condition, delay=delay if name == "motion" else 0)
-        depth = layers_of(state, f"{theirs}_cfm.estimator.decoder.blocks.")
-        heads[name] = FlowHead(latent, condition, width, width, depth, dit_heads)
-    talker = Talker(modalities, SeparateHeads(heads), backbone, vocabulary, patch, layers_of(state, "speech_patch_encoder.blocks."), patch_heads)
-    released.load_talker(talker, state)
-    return talker.eval()
-
-
 @pytest.mark.parametrize("delay", [0, 1])
 def test_oracle_talker(delay):
     m, state, given, out = recorded(f"talker_delay{delay}")
-    talker = released_talker(state, delay, m["dit_heads"], m["patch_heads"], m["patch_size"])
+    talker = released.build_talker(state, delay, m["dit_heads"], m["patch_heads"], m["patch_size"])
     start = given["patch_span"][:, 0]
     longest = int(start.max())
     text = torch.stack([F.pad(ids[:s], (longest - s, 0), value=-1) for ids, s in zip(given["input_ids"], start.tolist())])
@@ -122,7 +106,7 @@ def test_oracle_talker(delay):
 @pytest.mark.parametrize("delay", [0, 1])
 def test_oracle_generation(delay):
     m, state, given, out = recorded(f"generate_delay{delay}")
-    talker, draws = released_talker(state, m["delay"]), iter(m["noise"])
+    talker, draws = released.build_talker(state, m["delay"], 4, 4), iter(m["noise"])
     steps = list(talker.generate(given["text_ids"], torch.ones_like(given["text_ids"], dtype=torch.bool),
                                  {"audio": given["speaker"], "motion": given["first_motion"][None]}, lambda shape: next(draws).mT,
                                  m["patches"], steps=m["steps"], guidance=m["cfg"], temperature=m["temperature"], stop_hits=m["patches"] + 1))
@@ -133,10 +117,8 @@ def test_oracle_generation(delay):
 @pytest.mark.parametrize("strides", ["even", "odd"])
 def test_oracle_audio_autoencoder(strides):
     m, state, given, out = recorded(f"whisperx_vae_{strides}")
-    w = m["whisper"]
-    vae = WhisperXVAE(m["sample_rate"], m["encoder_base_channels"], tuple(m["strides"]), m["hidden"], m["decoder_channels"], m["latent"],
-                      w["n_mels"], 2 * w["ctx"] / 100, w["heads"], w["layers"]).eval()
-    released.load_audio(vae, state)
+    vae = released.build_audio(state, m["whisper"]["heads"])
+    assert (vae.sample_rate, vae.strides) == (m["sample_rate"], tuple(m["strides"]))
     wave = given["wave"][:, 0]
     semantic = vae.semantic(given["mel"][:, 0])
     assert error(semantic, out["whisper_50hz"]) < 1e-5
@@ -148,11 +130,11 @@ def test_oracle_audio_autoencoder(strides):
 
 def test_oracle_motion_autoencoder():
     m, names, given, out = recorded("lia_x")
-    lia = LIAX(m["style"], tuple(m["channels"]), m["motion"], m["size"]).eval()
     def made(name, shape):                        # the fixture keeps names and shapes; its weights follow a rule
         x = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
         return x * 0.1 if name.endswith(("gamma", "bias")) else x
-    released.load_motion(lia, {name: made(name, shape) for name, shape in names.items()})
+    lia = released.build_motion({name: made(name, shape) for name, shape in names.items()})
+    assert lia.size == m["size"]
     source, driving, motion = (given[k].float() for k in ("source", "driving", "motion"))
     with torch.inference_mode():
         features, code = lia.look(source)
@@ -164,3 +146,111 @@ def test_oracle_motion_autoencoder():
         for ours, theirs, limit in ((alpha, "rgb_by_4", 1e-5), (motion[:1], "rgb_from_motion_by_4", 5e-5)):
             picture = lia.render(source, features, code, ours[:, None])[:, 0]
             assert error(F.avg_pool2d(picture, 4), out[theirs]) < limit, theirs
+
+
+# ------------------------------------------------------------------------------------------ a folder in the released format
+def in_their_names(module, table, prefix, kv=0):
+    """Random weights for a module under the released names: `rename` backwards. kv: rows of the stacked keys, and of the values."""
+    found = {}
+    for ours, x in module.state_dict().items():
+        layer = next((part for part in ours.split(".") if part.isdigit() and "blocks" in ours), None)
+        theirs = table[ours.replace(f"blocks.{layer}.", "blocks.{}.", 1) if layer else ours]
+        names = (theirs,) if isinstance(theirs, str) else theirs
+        rows = {1: [len(x)] if x.ndim else [], 2: [len(x) // 2] * 2, 3: [len(x) - 2 * kv, kv, kv]}[len(names)]
+        for name, part in zip(names, x.split(rows) if rows else [x]):
+            found[prefix + name.format(layer)] = torch.randn(part.shape) * part[:1].numel() ** -0.5
+    return found
+
+
+def write_safetensors(path, state):
+    header, start = {}, 0
+    for name, x in state.items():
+        header[name] = dict(dtype="F32", shape=list(x.shape), data_offsets=[start, start + 4 * x.numel()])
+        start += 4 * x.numel()
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(x.contiguous().numpy().tobytes() for x in state.values()))
+
+
+def write_released(folder, latent=6, motion=5, speaker=7, width=32):
+    """Everything that `sample.py --released` wants, of random weights, at reduced sizes."""
+    torch.manual_seed(0)
+    backbone = Backbone(width, 2, 4, 2, 16, 48)
+    modalities = {"audio": Modality(latent, speaker), "motion": Modality(motion, motion)}
+    heads = {name: FlowHead(m.latent, m.condition, width, 24, 2, 4) for name, m in modalities.items()}
+    talker = Talker(modalities, SeparateHeads(heads), backbone, 300, 4, 1, 4)
+    state = in_their_names(backbone, released.BACKBONE, "llm.model.", kv=32)
+    for ours, theirs in (("audio", "speech"), ("motion", "motion")):
+        state |= in_their_names(talker.heads[ours], released.HEAD, f"{theirs}_cfm.estimator.")
+        encoder = talker.encoders[ours]
+        state |= {f"projector_{theirs}.linear1.{p}": torch.randn(x.shape) for p, x in encoder.project.state_dict().items()}
+        encoder.project = torch.nn.Identity()
+        state |= in_their_names(encoder, released.PATCH_ENCODER, f"{theirs}_patch_encoder.")
+    state |= {"llm.model.embed_tokens.weight": torch.randn(300, width), "task_embedding.weight": torch.randn(2, width),
+              "motion_pad_emb": torch.randn(width), "head_stop.proj.weight": torch.zeros(width, width),
+              "head_stop.proj.bias": torch.ones(width), "head_stop.head.weight": torch.ones(1, width)}       # always says stop
+    (folder / "talker-t2av").mkdir()
+    cut = len(state) // 2                         # sharded
+    for i, names in enumerate((list(state)[:cut], list(state)[cut:])):
+        write_safetensors(folder / "talker-t2av" / f"model-0000{i + 1}-of-00002.safetensors", {n: state[n] for n in names})
+    (folder / "talker-t2av" / "config.json").write_text(json.dumps(dict(patch_size=4, delay=0, patch_encoder_n_head=4, dit_n_head=4, whisper_n_head=2)))
+    vae = WhisperXVAE(24000, 4, (2, 4, 10, 12), width, 64, latent, 16, 30.0, 2, 2)
+    audio = in_their_names(vae.acoustic, released.strided(4, False), "CodecEnc.block.") | in_their_names(
+        vae.decoder, released.strided(4, True), "CodecDec.model.") | in_their_names(vae.semantic, released.WHISPER, "semantic_model.encoder.")
+    for name, outputs, inputs in (("in_proj", 2 * latent, width), ("out_proj", width, latent)):
+        audio |= {f"vae.{name}.weight_g": torch.ones(outputs, 1, 1), f"vae.{name}.weight_v": torch.randn(outputs, inputs, 1),
+                  f"vae.{name}.bias": torch.zeros(outputs)}
+    audio["semantic_model.encoder.positional_embedding"] = torch.zeros(1500, width)
+    torch.save({"state_dict": audio}, folder / "model.ckpt")
+    lia = LIAX(width, (32,) * 4, motion, size=64)
+    del lia.normal
+    torch.save(in_their_names(lia, released.motion_table(4), ""), folder / "lia-x.pt")
+    np.save(folder / "motion_mean.npy", np.zeros(motion, np.float32))
+    np.save(folder / "motion_std.npy", np.ones(motion, np.float32))
+    np.save(folder / "voice.npy", np.ones(speaker, np.float32))
+
+
+def test_released_folder_makes_a_clip(tmp_path, monkeypatch):
+    write_released(tmp_path)
+    clip = data.SyntheticCorpus("test", 1)[0]
+    data.write_clip(tmp_path / "ref.mp4", clip.video, clip.audio, 16000)
+    monkeypatch.setattr(released, "qwen_ids", lambda text, folder: [ord(c) % 300 for c in text])             # transformers may be absent
+    out = tmp_path / "out.mp4"
+    monkeypatch.setattr(sys, "argv", ["sample.py", "--released", str(tmp_path), "--text", "hello", "--ref", str(tmp_path / "ref.mp4"),
+                                      "--speaker", str(tmp_path / "voice.npy"), "--out", str(out), "--steps", "3"])
+    sample.main()
+    made = data.read_clip(out, 64, 24000)
+    assert len(made.video) == 8 * 4               # three stops in a row from patch 7 on (the release's rule): the third is dropped
+    assert np.abs(made.audio).max() > 0.01 and made.video.std() > 1
+
+
+def test_wrong_weights_are_named(tmp_path):
+    write_released(tmp_path)
+    state = released.read_weights(tmp_path, "*.safetensors")
+    state["llm.model.norm.weight"] = torch.ones(3)
+    del state["speech_patch_encoder.cls_token"]
+    with pytest.raises(ValueError, match="misshapen: llm.model.norm.weight"):
+        released.build_talker(state, 0, 4, 4)
+    state["llm.model.norm.weight"] = torch.ones(32)
+    with pytest.raises(ValueError, match="missing: speech_patch_encoder.cls_token"):
+        released.build_talker(state, 0, 4, 4)
+    state["speech_patch_encoder.cls_token"], state["llm.model.layers.0.extra"] = torch.ones(32), torch.ones(1)
+    with pytest.raises(ValueError, match="surplus: llm.model.layers.0.extra"):
+        released.build_talker(state, 0, 4, 4)
+    torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match="convert it once"):
+        released.read_weights(tmp_path, "*.ckpt")
+
+
+def test_backbone_equals_hugging_face():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.Qwen3Config(vocab_size=50, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+                                      num_key_value_heads=2, head_dim=16, rope_theta=1e6, tie_word_embeddings=True)
+    torch.manual_seed(0)
+    theirs = transformers.Qwen3Model(config).eval()
+    ours = Backbone(48, 3, 4, 2, 16, 96)
+    ours.load_state_dict(released.rename({f"model.{k}": v for k, v in theirs.state_dict().items()}, released.BACKBONE, "model.", ours.state_dict()))
+    x, valid = torch.randn(2, 11, 48), torch.ones(2, 11, dtype=torch.bool)
+    valid[1, :4] = False
+    with torch.inference_mode():
+        expected = theirs(inputs_embeds=x, attention_mask=valid.long(), position_ids=torch.arange(11)[None].expand(2, -1)).last_hidden_state
+        assert error(ours(x, valid)[valid], expected[valid]) < 1e-5
