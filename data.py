@@ -241,6 +241,17 @@ def fit_length(audio, frames, sample_rate):
     return np.pad(audio[:samples], (0, max(0, samples - len(audio))))
 
 
+def parse_crop(crop):
+    """'x,y,size' -> three numbers; '' or 'centre' -> None, the centre square."""
+    if crop in ("", "centre"):
+        return None
+    try:
+        x, y, size = (int(v) for v in crop.split(","))
+    except ValueError:
+        raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
+    return x, y, size
+
+
 class ClipFolder:
     """A tree of video files with the text of each beside it: same stem, .txt, or GRID's .align (lines 'start end word').
 
@@ -420,11 +431,12 @@ class LatentSet:
         texts = [item["text"] for item in items]
         write_json(folder / "meta.json", dict(texts=texts, frames=frames, keys=keys, sequences=sequences))
 
-    def __init__(self, folder):
+    def __init__(self, folder, encode=encode_text):
+        """encode: text -> ids."""
         if not (Path(folder) / "meta.json").is_file():
             raise ValueError(f"{folder}: no finished set of latents here; `python train.py` makes one")
         index = json.loads((Path(folder) / "meta.json").read_text())
-        self.texts, self.frames = index["texts"], np.array(index["frames"])
+        self.texts, self.frames, self.encode = index["texts"], np.array(index["frames"]), encode
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         self.sequences = index["sequences"]
         self.arrays = {key: np.load(f"{folder}/{key}.npy", mmap_mode="r") for key in index["keys"]}
@@ -433,7 +445,7 @@ class LatentSet:
         return len(self.frames)
 
     def __getitem__(self, index):
-        item = {"text": torch.tensor(encode_text(self.texts[index]))}
+        item = {"text": torch.tensor(self.encode(self.texts[index]))}
         for key, array in self.arrays.items():
             rows = slice(self.starts[index], self.starts[index + 1]) if key in self.sequences else index
             item[key] = torch.tensor(np.array(array[rows]))

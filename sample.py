@@ -42,7 +42,7 @@ class Models:
         prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (
             train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
-        self.ids = data.encode_text
+        self.ids = train.text_reader(self.config)
 
     @classmethod
     def released(cls, folder: Path, voice=None, wavlm: str | None = None, device=None) -> "Models":
@@ -240,7 +240,7 @@ def main() -> None:
         raise ValueError("--released needs a face (--ref clip.mp4) and a voice (--speaker FILE, or --wavlm CHECKPOINT to take that of the clip)")
     models = Models.released(a.released, a.speaker, a.wavlm) if a.released else Models(a.ckpt)
     c = models.config
-    crop = train.parse_crop(c.crop if a.crop is None else a.crop)
+    crop = data.parse_crop(c.crop if a.crop is None else a.crop)
     settings = dict(steps=a.steps, guidance=a.guidance, temperature=a.temperature)
     if a.roundtrip:
         source = data.ClipFolder(a.roundtrip, "all", c.size, c.sample_rate, crop)

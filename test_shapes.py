@@ -379,9 +379,9 @@ def test_configuration_errors(arguments, message):
 
 
 def test_crop():
-    assert train.parse_crop("60,20,240") == (60, 20, 240) and train.parse_crop("") is None
+    assert data.parse_crop("60,20,240") == (60, 20, 240) and data.parse_crop("") is None
     with pytest.raises(ValueError, match="--crop is x,y,size"):
-        train.parse_crop("60,20")
+        data.parse_crop("60,20")
 
 
 def test_configuration():

@@ -55,7 +55,7 @@ class Config:
     size: int = 64                        # side of the square pictures
     sample_rate: int = 16000
     vocabulary: int = CHARACTERS
-    start: str = ""                       # a folder of Qwen3 weights that the talker starts from (the paper), or of a run
+    start: str = ""                       # where the talker starts from: Qwen3's weights (a folder, or a name on Hugging Face) or a run
     autoencoders: str = "small"           # or paper: WhisperX-VAE and LIA-X, see lab/paper_autoencoders.py
     clips: int = 5000                     # sentences the talker learns from
     autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
@@ -147,11 +147,9 @@ def parse_config(arguments: list[str]) -> Config:
         if not word.startswith("--"):
             raise ValueError(f"'{word}' is not an option; write --field=value or --field value")
         name, separator, value = word[2:].partition("=")
-        if not separator:
-            if not rest:
-                raise ValueError(f"--{name} needs a value: --{name}=...")
-            value = rest.pop(0)
-        given[name] = value
+        if not separator and not rest:
+            raise ValueError(f"--{name} needs a value: --{name}=...")
+        given[name] = value if separator else rest.pop(0)
     fields = {f.name: f.type for f in dataclasses.fields(Config)}
     preset = given.get("config", "small")
     if preset not in PRESETS:
@@ -316,21 +314,10 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
 
 
 # ---------------------------------------------------------------------------------------------------------------- stages
-def parse_crop(crop: str) -> tuple[int, int, int] | None:
-    """'x,y,size' -> three numbers; '' or 'centre' -> None, the centre square."""
-    if crop in ("", "centre"):
-        return None
-    try:
-        x, y, size = (int(v) for v in crop.split(","))
-    except ValueError:
-        raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
-    return x, y, size
-
-
 def corpus(config: Config, split="train", n: int | None = None, talkers=None):
     """The source of clips: a folder of real ones, or the synthetic corpus."""
     if config.data:
-        return data.ClipFolder(config.data, split, config.size, config.sample_rate, parse_crop(config.crop))
+        return data.ClipFolder(config.data, split, config.size, config.sample_rate, data.parse_crop(config.crop))
     return data.SyntheticCorpus(split, n or config.clips, talkers, config.seed, config.size, config.sample_rate)
 
 
@@ -409,9 +396,20 @@ def encode_latents(config: Config, source) -> None:
     data.LatentSet.write(out / "latents", [i for i in items if not isinstance(i, data.BrokenClip)])
 
 
+def text_reader(config: Config):
+    """What turns a text into ids: characters, or (another vocabulary) Qwen3's tokens."""
+    from lab.released import qwen_ids
+    qwen = functools.partial(qwen_ids, folder=config.start or "Qwen/Qwen3-0.6B")
+    return data.encode_text if config.vocabulary == CHARACTERS else qwen
+
+
 def train_talker(config: Config, device, dtype) -> None:
-    latents = data.LatentSet(Path(config.out_dir) / "latents")
-    talker = build("talker", config).to(device)
+    latents = data.LatentSet(Path(config.out_dir) / "latents", text_reader(config))
+    talker = build("talker", config)
+    if config.start and not (Path(config.out_dir) / "talker.pt").exists():
+        from lab.released import start_from
+        start_from(talker, config.start)
+    talker.to(device)
     talker.longest.fill_(int(latents.frames.max()) // config.patch)
     items = [latents[i] for i in range(len(latents))]
 

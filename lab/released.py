@@ -4,6 +4,7 @@ Two things are more than a rename: nanoTalker keeps query, key and value (and ga
 stacked; and the release rotates neighbouring channels (2 i, 2 i + 1) in its patch encoders and heads, where nanoTalker
 rotates (i, i + half) everywhere, so the rows of those queries and keys are reordered. Both leave the function as it is.
 """
+import functools
 import json
 from pathlib import Path
 
@@ -210,6 +211,24 @@ def build_talker(state: dict[str, Tensor], delay=0, dit_heads=8, patch_heads=8, 
     return talker.eval()
 
 
+def start_from(talker: Talker, source: str) -> None:
+    """Give a talker its first weights: the backbone and embedding of Qwen3 (a folder of safetensors, or a name on Hugging Face), or
+    everything of an earlier run of the same sizes (its folder)."""
+    if (Path(source) / "talker.pt").exists():
+        talker.load_state_dict(torch.load(Path(source) / "talker.pt", map_location="cpu", weights_only=True)["model"])
+        return
+    if Path(source).is_dir():
+        state = read_weights(Path(source), "*.safetensors")
+    else:
+        try:
+            from transformers import AutoModelForCausalLM
+        except ImportError:
+            raise RuntimeError(f"'{source}' is no folder; to fetch it from Hugging Face: pip install transformers") from None
+        state = AutoModelForCausalLM.from_pretrained(source).float().state_dict()
+    talker.backbone.load_state_dict(rename(state, BACKBONE, "model.", talker.backbone.state_dict()))
+    talker.embedding.load_state_dict(rename(state, {"weight": "embed_tokens.weight"}, "model.", talker.embedding.state_dict()))
+
+
 def build_audio(state: dict[str, Tensor], heads: int | None = None) -> WhisperXVAE:
     """The released WhisperX-VAE, loaded. heads: of Whisper (64 channels each, if not given)."""
     require(state, ("CodecEnc.block.0.weight_v", "vae.out_proj.weight_v", "semantic_model.encoder.positional_embedding"))
@@ -300,13 +319,18 @@ def wavlm_speaker(wave: Tensor, checkpoint: str) -> Tensor:
     return init_model("wavlm_large", checkpoint).eval()(wave[None])[0].float()
 
 
-def qwen_ids(text: str, folder: Path) -> list[int]:
-    """Text -> the token ids before the first patch: the chat template of the release, cut where the speech begins."""
+def qwen_ids(text: str, folder) -> list[int]:
+    """Text -> the token ids before the first patch: Qwen3's chat template, cut where the answer (the speech) begins."""
+    tokenizer = qwen_tokenizer(str(folder))
+    chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "<SPEECH_FRAME>"}]
+    prompt = tokenizer.apply_chat_template(chat, tokenize=False, enable_thinking=False).partition("<SPEECH_FRAME>")[0]
+    return tokenizer(prompt, add_special_tokens=False)["input_ids"]
+
+
+@functools.lru_cache
+def qwen_tokenizer(folder: str):
     try:
         from transformers import AutoTokenizer
     except ImportError:
-        raise RuntimeError("the released model reads Qwen3's tokens: pip install transformers") from None
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    chat = [{"role": "user", "content": text}, {"role": "assistant", "content": "<SPEECH_FRAME>"}]
-    ids = tokenizer.apply_chat_template(chat, tokenize=True, enable_thinking=False, return_dict=False)
-    return ids[:ids.index(tokenizer.convert_tokens_to_ids("<SPEECH_FRAME>"))]
+        raise RuntimeError("the paper's model reads Qwen3's tokens: pip install transformers") from None
+    return AutoTokenizer.from_pretrained(folder)

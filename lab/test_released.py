@@ -16,9 +16,11 @@ import torch.nn.functional as F
 
 import data
 import sample
+import train
 from autoencoders import pairs
 from heads import FlowHead, SeparateHeads
 from lab import released
+from lab.describe import describe
 from lab.paper_autoencoders import LIAX, WhisperXVAE
 from model import Backbone, Modality, PatchEncoder, Talker, stop_labels
 from test_shapes import error
@@ -239,6 +241,53 @@ def test_wrong_weights_are_named(tmp_path):
     torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="convert it once"):
         released.read_weights(tmp_path, "*.ckpt")
+
+
+def test_start_from_qwen3_and_from_a_run(tmp_path):
+    config = train.parse_config(["--config", "tiny", f"--out_dir={tmp_path}"])
+    talker, other = train.build("talker", config), train.build("talker", config)
+    state = in_their_names(talker.backbone, released.BACKBONE, "model.", kv=16) | {"model.embed_tokens.weight": torch.randn(47, 32)}
+    write_safetensors(tmp_path / "model.safetensors", state)
+    released.start_from(talker, str(tmp_path))
+    assert torch.equal(talker.embedding.weight, state["model.embed_tokens.weight"])
+    assert torch.equal(talker.backbone.blocks[1].mlp.down.weight, state["model.layers.1.mlp.down_proj.weight"])
+    torch.save({"model": talker.state_dict()}, tmp_path / "talker.pt")
+    released.start_from(other, str(tmp_path))
+    assert all(torch.equal(a, b) for a, b in zip(talker.state_dict().values(), other.state_dict().values()))
+
+
+def test_adversary_and_autoencoder_train_in_one_pass():
+    torch.manual_seed(0)
+    vae = WhisperXVAE(24000, 4, (2, 4, 10, 12), 32, 32, 6, 16, 2.0, 2, 1, crop=10, adversary=2)
+    wave = 0.1 * torch.randn(2, 20 * 960)
+    def moved(name):
+        vae.zero_grad()
+        vae.loss(wave, torch.tensor([20, 15]), None, torch.Generator().manual_seed(0))[1][name].backward()
+        return {part for part, p in vae.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    for name in ("fool", "match"):
+        assert not any(p.startswith("discriminators") for p in moved(name)) and any(p.startswith("acoustic") for p in moved(name))
+    assert all(p.startswith("discriminators") for p in moved("judge"))
+    assert not any(p.startswith("semantic") for p in moved("meaning"))                   # Whisper is frozen
+    optimizer = torch.optim.AdamW(vae.parameters(), 1e-3)
+    def step():
+        optimizer.zero_grad()
+        total, log = vae.loss(wave, torch.tensor([20, 20]), None, torch.Generator().manual_seed(0))
+        total.backward()
+        optimizer.step()
+        return log["mel"].item()
+    first = step()
+    assert min(step() for _ in range(12)) < 0.9 * first
+
+
+def test_paper_sizes():
+    """Qwen3-0.6B has 596 million parameters, and the release's heads and encoders the sizes that PAPER.md gives."""
+    with torch.device("meta"):
+        talker = train.build("talker", train.parse_config(["--config", "paper"]))
+    count = lambda module: sum(p.numel() for p in module.parameters())
+    assert len(talker.backbone.blocks) == 28 and count(talker.backbone) + count(talker.embedding) == 596_049_920
+    assert [len(m.blocks) for m in (*talker.heads.values(), *talker.encoders.values())] == [8, 8, 4, 4]
+    table = describe(train.parse_config(["--config", "paper"]))
+    assert "28 layers" in table and "440,467,456" in table and "GFLOP" in table
 
 
 def test_backbone_equals_hugging_face():
