@@ -85,9 +85,10 @@ def encode_text(text):
 
 
 def pad_text(ids):
-    """Lists of ids -> (B, L) int64, padded on the left with 0."""
-    longest = max(map(len, ids))
-    return torch.tensor([[0] * (longest - len(row)) + list(row) for row in ids])
+    """Lists of ids -> (B, L) int64, padded on the left with 0, and their mask (B, L) bool (another vocabulary may use 0)."""
+    padding = [max(map(len, ids)) - len(row) for row in ids]
+    text = torch.tensor([[0] * n + list(row) for n, row in zip(padding, ids)])
+    return text, torch.arange(text.shape[1]) >= torch.tensor(padding)[:, None]
 
 
 # ---- the synthetic corpus ------------------------------------------------------------------------------------------------------
@@ -458,8 +459,8 @@ def collate(items, patch):
     patches = torch.tensor([min(len(value) for value in item.values() if value.ndim == 2) // patch for item in items])
     if patches.min() < 1:
         raise ValueError(f"a clip is shorter than one patch of {patch} frames")
-    text = pad_text([item["text"].tolist() for item in items])
-    batch = dict(text=text, text_mask=text > 0, patches=patches)
+    text, mask = pad_text([item["text"].tolist() for item in items])
+    batch = dict(text=text, text_mask=mask, patches=patches)
     for key in [key for key in items[0] if key != "text"]:
         values = [item[key] if item[key].ndim == 1 else item[key][:count * patch] for item, count in zip(items, patches)]
         batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)

@@ -399,13 +399,13 @@ class Talker(nn.Module):
     # ---- generation
     @torch.inference_mode()
     def generate(self, text, text_mask, conditions, noise, longest: int, paired=True, stop_hits=1, stop_keeps=True,
-                 shortest=1, threshold=0.5, **sampling):
+                 shortest=0, threshold=0.5, **sampling):
         """A Python generator over patches: yields (name -> (B, P, d), finished (B,) bool: this patch ends the sample).
 
         noise(shape) -> standard normal numbers (B, ...): the one source of randomness, drawn per patch in the order of
         the modalities. sampling: steps, guidance, temperature, ... of FlowHead.sample. A sample ends when the stop
         predictor says so `stop_hits` patches in a row; that patch is still part of it unless stop_keeps is False (the
-        release: three in a row, the third dropped, none before patch 7). Delayed modalities are `delay` patches behind.
+        release: three in a row, the third dropped); the first `shortest` patches never count (7). Delayed modalities are `delay` patches behind.
         """
         B = len(text)
         active = {n: m for n, m in self.modalities.items() if paired or n == self.leader}
@@ -417,7 +417,7 @@ class Talker(nn.Module):
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
         for i in range(longest):
             stop = self.stop(hidden)[:, 0].sigmoid() >= threshold
-            hits = torch.where(stop & (i + 1 >= shortest), hits + 1, 0)
+            hits = torch.where(stop & (i >= shortest), hits + 1, 0)
             finished = hits >= stop_hits
             if not stop_keeps and bool(finished.all()):
                 return

@@ -53,9 +53,10 @@ class Models:
         self = cls.__new__(cls)
         self.device = torch.device(device or pick_device())
         prepare_machine(self.device)
-        about = next(iter(sorted(folder.rglob("config.json"))), None)
-        about = json.loads(about.read_text()) if about else {}
-        self.talker = released.build_talker(released.read_weights(folder, "*.safetensors"), about.get("delay", 0), about.get("dit_n_head", 8),
+        weights = next(iter(sorted(folder.rglob("*.safetensors"))), folder / "model.safetensors")
+        about = weights.parent / "config.json"
+        about = json.loads(about.read_text()) if about.exists() else {}
+        self.talker = released.build_talker(released.read_weights(weights.parent, "*.safetensors"), about.get("delay", 0), about.get("dit_n_head", 8),
                                             about.get("patch_encoder_n_head", 8), about.get("patch_size", 4)).to(self.device)
         self.audio = released.build_audio(released.read_weights(folder, "*.ckpt"), about.get("whisper_n_head")).to(self.device)
         self.motion = released.build_motion(released.read_weights(folder, "lia-x*.pt")).to(self.device)
@@ -71,8 +72,8 @@ class Models:
             vector = released.read_vector(Path(voice), self.talker.modalities["audio"].condition).to(self.device)
             self.speaker = lambda wave: vector[None]
         else:
-            self.speaker = lambda wave: released.wavlm_speaker(resample(wave, self.config.sample_rate, 16000)[0], wavlm)[None]
-        self.ids = lambda text: released.qwen_ids(text, folder)
+            self.speaker = lambda wave: released.wavlm_speaker(resample(wave, self.config.sample_rate, 16000), wavlm).to(self.device)
+        self.ids = lambda text: released.qwen_ids(text, released.find_tokenizer(folder) or weights.parent)
         return self
 
     @torch.inference_mode()
@@ -96,9 +97,7 @@ class Models:
         A sample depends on its own seed alone, not on what else is in the batch. None: the setting of the preset.
         """
         c, P = self.config, self.config.patch
-        ids = [self.ids(t) for t in texts]
-        text = data.pad_text(ids).to(self.device)
-        mask = torch.arange(text.shape[1], device=self.device) >= text.shape[1] - torch.tensor([[len(i)] for i in ids], device=self.device)
+        text, mask = (x.to(self.device) for x in data.pad_text([self.ids(t) for t in texts]))
         generators = [torch.Generator().manual_seed(s) for s in seeds]
         noise = lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(self.device)
         conditions = {"audio": torch.stack([r.speaker for r in references]), "motion": torch.stack([r.motion for r in references])}
@@ -118,6 +117,8 @@ class Models:
                 break
         else:
             done |= len(parts["audio"]) < longest                                        # where the last patch is dropped, it is not made
+        if not all(parts.values()):
+            raise ValueError("the sample stopped before its first patch: the text is unlike what the model learned, or its stop rule is too eager")
         audio, motion = (torch.cat(p, 1) for p in parts.values())                        # (B, N P, d)
         clips = []
         for i, n in enumerate(((patches - c.motion_delay).clamp(min=1) * P).tolist()):
@@ -225,8 +226,9 @@ def main() -> None:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--talker", type=int, help="voice and face of this synthetic talker (0..255 were in training)")
     who.add_argument("--ref", type=Path, help="voice and face of this clip")
-    parser.add_argument("--speaker", help="with --released: the voice, a .npy or .pt file with the speaker embedding")
-    parser.add_argument("--wavlm", help="with --released: the checkpoint of the speaker model; the voice is then that of --ref")
+    voice = parser.add_mutually_exclusive_group()
+    voice.add_argument("--speaker", help="with --released: the voice, a .npy or .pt file with the speaker embedding")
+    voice.add_argument("--wavlm", help="with --released: the checkpoint of the speaker model; the voice is then that of --ref")
     parser.add_argument("--out", type=Path, required=True, help="an .mp4, or a folder for --texts and --roundtrip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="Euler steps; default: the preset's")
@@ -236,7 +238,9 @@ def main() -> None:
     a = parser.parse_args()
     if a.steps is not None and a.steps < 2:
         raise ValueError(f"--steps must be at least 2, not {a.steps}: the first does not move")
-    if a.released and not (a.ref and (a.speaker or a.wavlm)):
+    if a.ckpt and (a.speaker or a.wavlm):
+        raise ValueError("--speaker and --wavlm go with --released; a run's own speaker encoder listens to --ref or --talker")
+    if a.released and not a.roundtrip and not (a.ref and (a.speaker or a.wavlm)):
         raise ValueError("--released needs a face (--ref clip.mp4) and a voice (--speaker FILE, or --wavlm CHECKPOINT to take that of the clip)")
     models = Models.released(a.released, a.speaker, a.wavlm) if a.released else Models(a.ckpt)
     c = models.config

@@ -65,8 +65,7 @@ class Config:
     audio_heads: int = 4
     audio_bands: int = 80
     audio_slow: int = 256                 # decoder channels at 25 Hz (paper: innermost)
-    audio_fast: int = 160                 # and at 100 Hz (paper: outermost of the encoder)
-    audio_adversary: int = 32             # width of the paper's discriminators
+    audio_fast: int = 160                 # and at 100 Hz (paper: outermost of the encoder; half of it, the discriminators)
     audio_latent: int = 32
     audio_kl: float = 0.05
     audio_steps: int = 1000
@@ -115,7 +114,7 @@ class Config:
     temperature: float = 0.6
     stop_hits: int = 2                    # stop at so many patches in a row above 0.5; the two before the last are not trained
     stop_keeps: int = 1                   # 1: the patch that says stop is still part of the sample, 0: it is not
-    stop_shortest: int = 1                # patches before which nothing stops
+    stop_shortest: int = 0                # patches in which nothing counts as a stop
 
 
 PRESETS = {
@@ -129,7 +128,7 @@ PRESETS = {
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
                   hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2, motion_weight=8.0,
                   regression=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
-                  steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
+                  start="Qwen/Qwen3-0.6B", steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
 PRESETS["release"] = PRESETS["paper"] | dict(motion_weight=10.0, warmup=0.1, steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
                                              stop_keeps=0, stop_shortest=7)     # where the released code differs from the paper
@@ -165,7 +164,7 @@ def parse_config(arguments: list[str]) -> Config:
             raise ValueError(f"--{name} is {fields[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
     for name in fields:
         value = getattr(config, name)
-        lowest = 0 if fields[name] is float or name in ("seed", "motion_delay", "stop_keeps") else 1
+        lowest = 0 if fields[name] is float or name in ("seed", "motion_delay", "stop_keeps", "stop_shortest") else 1
         if fields[name] is not str and value < lowest:
             raise ValueError(f"--{name} must be at least {lowest}, not {value}")
     parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
@@ -279,7 +278,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
         if stage == "motion":
             return LIAX(c.motion_coarse, tuple(c.motion_coarse >> i for i in range(4)), c.motion_size, c.size)
         return WhisperXVAE(c.sample_rate, c.audio_fast, width=c.audio_width, decoder_channels=c.audio_slow, latent=c.audio_latent,
-                           bands=c.audio_bands, heads=c.audio_heads, layers=c.audio_layers, kl=c.audio_kl, adversary=c.audio_adversary)
+                           bands=c.audio_bands, heads=c.audio_heads, layers=c.audio_layers, kl=c.audio_kl, adversary=c.audio_fast // 2)
     if stage == "audio":
         return AudioVAE(c.sample_rate, c.audio_width, c.audio_latent, c.audio_bands, c.audio_layers, c.audio_heads, slow=c.audio_slow,
                         fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl)
@@ -337,7 +336,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     def audio_loss(indices, generator):
         clips = [store[i] for i in indices]
         wave, frames = padded_audio(clips, samples)
-        text = data.pad_text([data.encode_text(c.text) for c in clips])
+        text, _ = data.pad_text([data.encode_text(c.text) for c in clips])
         return model.loss(wave.to(device), frames.to(device), text.to(device), generator)
 
     def speaker_loss(indices, generator):
@@ -398,9 +397,10 @@ def encode_latents(config: Config, source) -> None:
 
 def text_reader(config: Config):
     """What turns a text into ids: characters, or (another vocabulary) Qwen3's tokens."""
-    from lab.released import qwen_ids
-    qwen = functools.partial(qwen_ids, folder=config.start or "Qwen/Qwen3-0.6B")
-    return data.encode_text if config.vocabulary == CHARACTERS else qwen
+    if config.vocabulary == CHARACTERS:
+        return data.encode_text
+    from lab.released import find_tokenizer, qwen_ids
+    return functools.partial(qwen_ids, folder=find_tokenizer(config.start) or "Qwen/Qwen3-0.6B")
 
 
 def train_talker(config: Config, device, dtype) -> None:

@@ -20,16 +20,15 @@ def operations(function) -> float:
     return counter.get_total_flops()
 
 
-def saved_bytes(function) -> int:
-    """Bytes of activations that autograd keeps for the backward pass of function()."""
+def saved_bytes(function, parameters: set[int]) -> int:
+    """Bytes of activations that autograd keeps for the backward pass of function(): each storage once, and no parameter's."""
     kept = {}
     def keep(x):
-        if not isinstance(x, torch.nn.Parameter):
-            kept[id(x)] = x                       # the tensor itself is held, so that no second one gets its id
+        kept[x.untyped_storage()._cdata] = x.untyped_storage()           # held, so that no second one gets its address
         return x
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         function()
-    return sum(x.numel() * x.element_size() for x in kept.values())
+    return sum(s.nbytes() for at, s in kept.items() if at not in parameters)
 
 
 def describe(config, seconds=10.0) -> str:
@@ -65,22 +64,23 @@ def describe(config, seconds=10.0) -> str:
         sampling[f"patch encoder, {name}"] = operations(lambda: talker.encoders[name](meta(1, 1, P, m.latent)))
 
     def step():
-        B = 1
-        mask = torch.ones(B, N, dtype=torch.bool, device="meta")
-        hidden = talker.backbone(meta(B, N + 1, D))
-        total = hidden.sum()
+        loss, n = talker.backbone(meta(1, N + 1, D)).sum(), N * config.repeats
         for name, m in talker.modalities.items():
-            rows = B * N * config.repeats
-            total = total + talker.encoders[name](meta(B, N, P, m.latent)).sum()
-            total = total + talker.heads[name].velocity(meta(rows, P, m.latent), meta(rows), meta(rows, D), meta(rows, 1 + P, D)).sum()
-        return total, mask
+            loss = loss + talker.encoders[name](meta(1, N, P, m.latent)).sum()
+            loss = loss + talker.heads[name].velocity(meta(n, P, m.latent), meta(n), meta(n, D), meta(n, 1 + P, D)).sum()
+        return loss
     training = 3 * operations(step)               # the backward pass takes twice the forward pass
-    activations = saved_bytes(step)
+    activations = saved_bytes(step, {p.untyped_storage()._cdata for p in talker.parameters()})
     one = sum(sampling.values()) * per_second
     keys = 2 * 2 * config.layers * config.kv_heads * config.head_dim * (N + 1)
+    with torch.device("meta"):
+        pictures = torch.zeros(1, 3, config.size, config.size)
+        decoding = {"audio decoder": operations(lambda: others["audio"].decode(torch.zeros(1, FPS, config.audio_latent))),
+                    "motion decoder": FPS * operations(lambda: others["motion"].decode(pictures, torch.zeros(1, 1, config.motion_size)))}
     GB = 1e9
     lines += ["", f"Sampling takes {one / 1e9:,.1f} GFLOP per second of audio-video ({config.steps} steps, guidance {config.guidance:g}): "
               + ", ".join(f"{name} {n * per_second / 1e9:,.1f}" for name, n in sampling.items()) + ".",
+              "Decoding takes, per second of audio-video, " + ", ".join(f"{name} {n / 1e9:,.1f} GFLOP" for name, n in decoding.items()) + ".",
               f"Training takes {training / seconds / 1e9:,.1f} GFLOP per second of audio-video ({config.repeats} draws per target).",
               f"Memory of the Talker for sampling, bf16: {(2 * total + keys) / GB:.2f} GB ({keys / GB:.3f} GB of it keys and values of {seconds:g} s).",
               f"For training: {16 * total / GB:.2f} GB (fp32 weights, gradients, AdamW) and {activations / GB:.2f} GB of activations per {seconds:g}-s sample"

@@ -12,6 +12,8 @@ def optimizers(model: torch.nn.Module, config, dtype) -> list[torch.optim.Optimi
     matrices, others = [], []
     for name, m in model.named_modules():
         for key, p in m.named_parameters(recurse=False):
+            if not p.requires_grad:
+                continue
             hidden = isinstance(m, (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Conv2d)) and p.ndim > 1 and min(p.shape[:2]) >= 48
             hidden = hidden and not name.startswith(("regressors", "reader", "out"))
             (matrices if hidden and config.muon_rate else others).append(p)

@@ -136,7 +136,7 @@ class WhisperXVAE(AudioVAE):
         wave, semantic = self.cut(wave, semantic, frames, generator)
         mean, deviation = self.bottleneck(wave, semantic)
         rebuilt, kl = self.sample_latent(mean, deviation, generator)
-        sound = self.decoder(rebuilt)
+        sound = self.decoder(rebuilt).float()
         meaning = self.meaning(rebuilt, semantic)
         mel = sum(F.l1_loss(log_mel(sound, self.sample_rate, 2 ** k), log_mel(wave, self.sample_rate, 2 ** k)) for k in range(5, 12)) / 7
         fool, match, judge = self.discriminators.losses(wave, sound)
@@ -199,13 +199,13 @@ class Discriminators(nn.Module):
 
         So one backward pass and one optimizer train both: the weights are constants to the first two, the sound to the third.
         """
-        constant = {name: p.detach() for name, p in self.named_parameters()}
-        seen = torch.func.functional_call(self, constant, (made,))
-        true = torch.func.functional_call(self, constant, (real,))
+        seen = torch.func.functional_call(self, {name: p.detach() for name, p in self.named_parameters()}, (made,))
+        true = self(real)
         fool = sum((1 - x[-1]).square().mean() for x in seen) / len(seen)
-        match = sum(F.l1_loss(x, y) / y.abs().mean().clamp(min=1e-4) for s, t in zip(seen, true) for x, y in zip(s[:-1], t[:-1]))
+        match = sum(F.l1_loss(x, y.detach()) / y.detach().abs().mean().clamp(min=1e-4)
+                    for s, t in zip(seen, true) for x, y in zip(s[:-1], t[:-1]))
         match = match / sum(len(s) - 1 for s in seen)
-        judge = sum((1 - r[-1]).square().mean() + m[-1].square().mean() for r, m in zip(self(real), self(made.detach()))) / len(seen)
+        judge = sum((1 - r[-1]).square().mean() + m[-1].square().mean() for r, m in zip(true, self(made.detach()))) / len(seen)
         return fool, match, judge
 
 
@@ -261,7 +261,8 @@ class Modulated(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, kernel: int, style: int, up=False, demodulate=True):
         super().__init__()
-        self.weight, self.scale = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel)), nn.Linear(style, inputs)
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel) * (inputs * kernel * kernel) ** -0.5)
+        self.scale = nn.Linear(style, inputs)
         self.bias, self.up, self.demodulate = nn.Parameter(torch.zeros(outputs, 1, 1)), up, demodulate
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
@@ -324,6 +325,8 @@ class LIAX(MotionAutoencoder):
     def __init__(self, style=1024, channels=(1024, 512, 256, 128), directions=40, size=512):
         """channels: at up to 64 pixels, at 128, at 256 and at 512."""
         nn.Module.__init__(self)
+        if size < 16 or size & (size - 1) or any(c % 32 for c in channels[:max(1, size.bit_length() - 6)]):
+            raise ValueError(f"LIA-X needs pictures of 16, 32, 64 ... pixels and channels in multiples of 32, not {size} and {channels}")
         levels = int(math.log2(size)) - 2                                                # 7: from 8 x 8 to 512 x 512
         at = lambda side: channels[min(3, max(0, int(math.log2(side)) - 6))]
         self.size = size
@@ -337,6 +340,9 @@ class LIAX(MotionAutoencoder):
         self.levels = nn.ModuleList(Level(at(4 << i), at(8 << i), style, i == 0) for i in range(levels))
         self.normal = Normal(directions)
         initialise(self)
+        for m in self.modules():
+            if isinstance(m, Modulated):          # no style: every channel as it is
+                nn.init.ones_(m.scale.bias)
 
     def look(self, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
         """(B, 3, S, S) in -1..1 -> features, the smallest first, and the code (B, D)."""

@@ -6,6 +6,7 @@ rotates (i, i + half) everywhere, so the rows of those queries and keys are reor
 """
 import functools
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -75,7 +76,7 @@ def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str,
         x = torch.cat([state[n] for n in names])
         if head_dim and ours.endswith("qkv.weight"):
             x = half_rotary(x, head_dim)
-        if x.numel() != shapes[ours].numel():
+        if [n for n in x.shape if n > 1] != [n for n in shapes[ours].shape if n > 1]:    # theirs has axes of length 1 here and there
             problems.append(f"misshapen: {' + '.join(names)} is {tuple(x.shape)}, {ours} needs {tuple(shapes[ours].shape)}")
             continue
         found[ours] = x.reshape(shapes[ours].shape)
@@ -103,8 +104,13 @@ def load_talker(talker, state: dict[str, Tensor], names=(("audio", "speech"), ("
     with torch.no_grad():
         for name, ours in whole.items():
             ours.copy_(found[name])
-    frozen = ("projector_", "llm.lm_head.", "pretrained_speech_encoder.", "spk.")        # loaded above, tied, or other models
-    surplus = [n for n in state if n not in used and not n.startswith(frozen) and not n.endswith("rope.w")]         # a table of angles
+    used |= {n.partition("../")[2] for n in used}
+    no_surplus(state, used, ("llm.lm_head.", "pretrained_speech_encoder.", "spk."), "rope.w")        # tied; other models; a table of angles
+
+
+def no_surplus(state: dict[str, Tensor], used: set[str], others: tuple[str, ...], constant: str) -> None:
+    """ValueError with the weights that were not used, but for names that begin like others or end like a constant."""
+    surplus = [n for n in state if n not in used and not n.startswith(others) and not n.endswith(constant)]
     if surplus:
         raise ValueError(f"{len(surplus)} weights that this model has no place for:\n  " + "\n  ".join(f"surplus: {n}" for n in surplus[:40]))
 
@@ -134,11 +140,15 @@ def strided(strides: int, decoder: bool) -> dict[str, str]:
 
 def load_audio(vae, state: dict[str, Tensor]) -> None:
     """Fill a WhisperXVAE with the state dict of the released WhisperX-VAE."""
+    used = {f"vae.{name}.{part}" for name in ("in_proj", "out_proj") for part in ("weight_g", "weight_v", "bias")}
+    require(state, tuple(sorted(used)))
     linear = lambda name: torch._weight_norm(state[f"vae.{name}.weight_v"], state[f"vae.{name}.weight_g"], 0)[..., 0]
     for module, table, prefix in ((vae.acoustic, strided(len(vae.strides), False), "CodecEnc.block."),
                                   (vae.decoder, strided(len(vae.strides), True), "CodecDec.model."),
                                   (vae.semantic, WHISPER, "semantic_model.encoder.")):
-        module.load_state_dict(rename(state, table, prefix, module.state_dict()))
+        module.load_state_dict(rename(state, table, prefix, module.state_dict(), used=used))
+    no_surplus({n: x for n, x in state.items() if n.startswith(("CodecEnc.", "CodecDec.", "vae.", "semantic_model.encoder."))}, used, (),
+               "positional_embedding")            # computed here; the rest of the file is the decoder of Whisper, discriminators and so on
     with torch.no_grad():
         for ours, theirs in ((vae.to_latent, "in_proj"), (vae.from_latent, "out_proj")):
             ours.weight.copy_(linear(theirs))
@@ -178,7 +188,9 @@ def motion_table(levels: int) -> dict[str, str]:
 def load_motion(lia, state: dict[str, Tensor]) -> None:
     """Fill a LIAX with the released lia-x.pt. The release scales its weights at run time; here that is done once."""
     shapes = {name: x for name, x in lia.state_dict().items() if not name.startswith("normal.")}
-    found = rename(state, motion_table(len(lia.levels)), "", shapes)
+    used = set()
+    found = rename(state, motion_table(len(lia.levels)), "", shapes, used=used)
+    no_surplus(state, used, (), "kernel")         # the smoothing kernels are always the same
     for name, x in found.items():
         if name.endswith(".weight") and x.ndim > 1:
             found[name] = x * x[0].numel() ** -0.5
@@ -292,10 +304,10 @@ def read_weights(folder: Path, pattern: str) -> dict[str, Tensor]:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:                # its type differs with the version of torch
+        except pickle.UnpicklingError as error:
             raise ValueError(f"{path} holds more than tensors ({str(error).splitlines()[0][:100]}), and nanoTalker runs no code from a file. If "
-                             f"you trust where it comes from, convert it once:\n  python -c \"import torch; "
-                             f"s = torch.load('{path}', weights_only=False); "
+                             f"you trust where it comes from, convert it once (the released .ckpt needs pip install omegaconf for this):\n  "
+                             f"python -c \"import torch; s = torch.load('{path}', map_location='cpu', weights_only=False); "
                              f"torch.save(s.get('state_dict', s), '{path.with_suffix('.weights' + path.suffix)}')\"") from None
         found |= state.get("state_dict", state)
     return {name: x.float() for name, x in found.items() if isinstance(x, Tensor)}
@@ -303,20 +315,25 @@ def read_weights(folder: Path, pattern: str) -> dict[str, Tensor]:
 
 def read_vector(path: Path, size: int) -> Tensor:
     """A speaker embedding from a .npy or .pt file -> (size,)."""
-    x = torch.from_numpy(np.load(path)) if path.suffix == ".npy" else torch.load(path, map_location="cpu", weights_only=True)
-    if x.numel() != size:
-        raise ValueError(f"{path}: the speaker embedding must have {size} numbers, not {tuple(x.shape)}")
+    try:
+        x = torch.from_numpy(np.load(path)) if path.suffix == ".npy" else torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        x = None
+    if not isinstance(x, Tensor) or x.numel() != size:
+        raise ValueError(f"{path}: the speaker embedding must be one tensor of {size} numbers; here is {x if x is None else type(x).__name__}")
     return x.float().flatten()
 
 
 def wavlm_speaker(wave: Tensor, checkpoint: str) -> Tensor:
-    """(n,) at 16 kHz -> (256,), by the WavLM speaker model of the release: its `speaker_verification` folder must be importable."""
+    """(B, n) at 16 kHz -> (B, 256), by the WavLM speaker model of the release: its `speaker_verification` folder must be importable."""
     try:
         from speaker_verification.verification import init_model
-    except ImportError:
-        raise RuntimeError("--wavlm needs the folder speaker_verification of the released code on PYTHONPATH, and s3prl; "
-                           "or give the voice as --speaker FILE (.npy or .pt)") from None
-    return init_model("wavlm_large", checkpoint).eval()(wave[None])[0].float()
+    except ImportError as error:
+        raise RuntimeError(f"--wavlm needs the folder speaker_verification of the released code on PYTHONPATH, and what that imports "
+                           f"({error}); or give the voice as --speaker FILE (.npy or .pt)") from None
+    model = init_model("wavlm_large")             # it fetches WavLM's code with torch.hub; the weights are loaded here, without pickle
+    model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["model"], strict=False)
+    return model.eval()(wave.cpu()).float()
 
 
 def qwen_ids(text: str, folder) -> list[int]:
@@ -327,10 +344,19 @@ def qwen_ids(text: str, folder) -> list[int]:
     return tokenizer(prompt, add_special_tokens=False)["input_ids"]
 
 
+def find_tokenizer(folder) -> Path | None:
+    """The folder at or below this one that holds a tokenizer."""
+    found = next(Path(folder).rglob("tokenizer_config.json"), None) if folder and Path(folder).is_dir() else None
+    return found and found.parent
+
+
 @functools.lru_cache
 def qwen_tokenizer(folder: str):
     try:
         from transformers import AutoTokenizer
     except ImportError:
         raise RuntimeError("the paper's model reads Qwen3's tokens: pip install transformers") from None
-    return AutoTokenizer.from_pretrained(folder)
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except OSError as error:
+        raise FileNotFoundError(f"{folder}: no tokenizer of Qwen3 here ({str(error).splitlines()[0][:120]})") from None

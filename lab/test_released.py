@@ -221,7 +221,7 @@ def test_released_folder_makes_a_clip(tmp_path, monkeypatch):
                                       "--speaker", str(tmp_path / "voice.npy"), "--out", str(out), "--steps", "3"])
     sample.main()
     made = data.read_clip(out, 64, 24000)
-    assert len(made.video) == 8 * 4               # three stops in a row from patch 7 on (the release's rule): the third is dropped
+    assert len(made.video) == 9 * 4               # patches 7, 8 and 9 say stop (the release's rule), and the last of them is dropped
     assert np.abs(made.audio).max() > 0.01 and made.video.std() > 1
 
 
@@ -303,3 +303,14 @@ def test_backbone_equals_hugging_face():
     with torch.inference_mode():
         expected = theirs(inputs_embeds=x, attention_mask=valid.long(), position_ids=torch.arange(11)[None].expand(2, -1)).last_hidden_state
         assert error(ours(x, valid)[valid], expected[valid]) < 1e-5
+
+
+def test_qwen_ids_end_where_the_speech_begins(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    words = {w: i for i, w in enumerate(("[user]", "[assistant]", "hello", "there", "<SPEECH_FRAME>", "?"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="?", chat_template=template).save_pretrained(tmp_path)
+    assert released.qwen_ids("hello there", tmp_path) == [0, 2, 3, 1]
