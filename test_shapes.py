@@ -380,6 +380,12 @@ def test_configuration_errors(arguments, message):
         train.parse_config(arguments)
 
 
+def test_a_run_of_another_version_is_named(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": 0, "flux": 1}')
+    with pytest.raises(ValueError, match="another version.*flux"):
+        train.run_config(tmp_path)
+
+
 def test_crop():
     assert data.parse_crop("60,20,240") == (60, 20, 240) and data.parse_crop("") is None
     with pytest.raises(ValueError, match="--crop is x,y,size"):

@@ -40,9 +40,6 @@ from model import Backbone, Modality, Talker, initialise
 
 
 # -------------------------------------------------------------------------------------------------------- configuration
-CHARACTERS = len(data.TEXT_VOCAB)
-
-
 @dataclass
 class Config:
     """Every setting, with the values of `small`; the other presets say what they change."""
@@ -54,7 +51,7 @@ class Config:
     # corpus
     size: int = 64                        # side of the square pictures
     sample_rate: int = 16000
-    vocabulary: int = CHARACTERS
+    vocabulary: int = 47                  # the characters of data.TEXT_VOCAB (47) or another tokenizer's ids (Qwen3: 151936)
     start: str = ""                       # where the talker starts from: Qwen3's weights (a folder, or a name on Hugging Face) or a run
     autoencoders: str = "small"           # or paper: WhisperX-VAE and LIA-X, see lab/paper_autoencoders.py
     clips: int = 5000                     # sentences the talker learns from
@@ -301,7 +298,10 @@ def run_config(out: Path) -> Config:
     path = Path(out) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{out} holds no trained model (no config.json); `python train.py --out_dir {out}` makes one")
-    return Config(**json.loads(path.read_text()))
+    found = json.loads(path.read_text())
+    if unknown := found.keys() - {f.name for f in dataclasses.fields(Config)}:
+        raise ValueError(f"{out} was made by another version of nanoTalker, with settings that this one lacks: {', '.join(sorted(unknown))}")
+    return Config(**found)
 
 
 def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
@@ -397,7 +397,7 @@ def encode_latents(config: Config, source) -> None:
 
 def text_reader(config: Config):
     """What turns a text into ids: characters, or (another vocabulary) Qwen3's tokens."""
-    if config.vocabulary == CHARACTERS:
+    if config.vocabulary == len(data.TEXT_VOCAB):
         return data.encode_text
     from lab.released import find_tokenizer, qwen_ids
     return functools.partial(qwen_ids, folder=find_tokenizer(config.start) or "Qwen/Qwen3-0.6B")
@@ -491,8 +491,7 @@ def main() -> None:
     run_stages(("talker",), config)
     import sample                         # here, since sample.py stands above this file and imports it
     sample.write_grid(out, out / "sample.mp4")
-    text, who = "bin blue at f two now", "--talker 3"
-    what = "six unseen sentences by unseen talkers"
+    text, who, what = "bin blue at f two now", "--talker 3", "six unseen sentences by unseen talkers"
     if config.data:
         test = corpus(config, "test")
         text, who = test.text(0), f"--ref {test.paths[0]}"
