@@ -31,6 +31,12 @@ from model import attention, initialise, zero_init
 FPS = 25
 
 
+def triangles(edges: Tensor, hertz: Tensor) -> Tensor:
+    """Corner frequencies (bands + 2,) and those of the bins (F,) -> overlapping triangular filters (bands, F), 1 at their centres."""
+    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    return torch.minimum((hertz - low) / (centre - low), (high - hertz) / (high - centre)).clamp(min=0)
+
+
 class Spectrum(nn.Module):
     """Magnitudes and log-mel energies of a waveform."""
 
@@ -40,9 +46,7 @@ class Spectrum(nn.Module):
         mel = lambda hertz: 2595 * math.log10(1 + hertz / 700)
         edges = 700 * (10 ** (torch.linspace(mel(20), mel(sample_rate / 2), bands + 2) / 2595) - 1)
         hertz = torch.linspace(0, sample_rate / 2, window // 2 + 1)
-        rising = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
-        falling = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
-        self.register_buffer("filters", torch.minimum(rising, falling).clamp(min=0), persistent=False)
+        self.register_buffer("filters", triangles(edges, hertz), persistent=False)
         self.register_buffer("hann", torch.hann_window(window), persistent=False)
 
     def magnitude(self, wave: Tensor) -> Tensor:

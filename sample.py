@@ -8,6 +8,7 @@ Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S
 What this file does not do: training (train.py), measuring (lab/metrics.py).
 """
 import argparse
+import functools
 import itertools
 import json
 import time
@@ -73,7 +74,7 @@ class Models:
             self.speaker = lambda wave: vector[None]
         else:
             self.speaker = lambda wave: released.wavlm_speaker(resample(wave, self.config.sample_rate, 16000), wavlm).to(self.device)
-        self.ids = lambda text: released.qwen_ids(text, released.find_tokenizer(folder) or weights.parent)
+        self.ids = functools.partial(released.qwen_ids, folder=released.find_tokenizer(folder) or weights.parent)
         return self
 
     @torch.inference_mode()

@@ -17,7 +17,7 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.utils.parametrizations import weight_norm
 
-from autoencoders import FPS, AudioVAE, MotionAutoencoder, Normal, WhisperEncoder, pairs
+from autoencoders import FPS, AudioVAE, MotionAutoencoder, Normal, WhisperEncoder, pairs, triangles
 from model import initialise
 
 
@@ -93,9 +93,8 @@ def whisper_mel(wave: Tensor, sample_rate: int, bands: int, seconds: float) -> T
     wave = F.pad(wave, (0, int(16000 * seconds) - wave.shape[1]))
     hertz = torch.linspace(0, 8000, 201, device=wave.device)
     mels = torch.linspace(0, 15 + 27 * math.log(8) / math.log(6.4), bands + 2, device=wave.device)       # linear to 1 kHz, then log
-    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * (6.4 ** ((mels - 15) / 27)))[:, None]
-    rising, falling = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
-    filters = torch.minimum(rising, falling).clamp(min=0) * 2 / (edges[2:] - edges[:-2])
+    edges = torch.where(mels < 15, mels * 200 / 3, 1000 * (6.4 ** ((mels - 15) / 27)))
+    filters = triangles(edges, hertz) * 2 / (edges[2:] - edges[:-2])[:, None]
     power = torch.stft(wave, 400, 160, window=torch.hann_window(400, device=wave.device), return_complex=True).abs().square()[..., :-1]
     logs = (filters @ power).clamp(min=1e-10).log10()
     return (torch.maximum(logs, logs.amax((1, 2), keepdim=True) - 8) + 4) / 4
@@ -147,12 +146,11 @@ class WhisperXVAE(AudioVAE):
 def log_mel(wave: Tensor, sample_rate: int, window: int) -> Tensor:
     """(B, n) -> log10 mel energies (B, bands, frames); the longer the window, the more bands: 5 at 32 samples, 320 at 2048."""
     bands = max(5, window * 5 // 32)
-    edges = 700 * (10 ** (torch.linspace(0, 2595 * math.log10(1 + sample_rate / 1400), bands + 2, device=wave.device) / 2595) - 1)[:, None]
+    edges = 700 * (10 ** (torch.linspace(0, 2595 * math.log10(1 + sample_rate / 1400), bands + 2, device=wave.device) / 2595) - 1)
     hertz = torch.linspace(0, sample_rate / 2, window // 2 + 1, device=wave.device)
-    rising, falling = (hertz - edges[:-2]) / (edges[1:-1] - edges[:-2]), (edges[2:] - hertz) / (edges[2:] - edges[1:-1])
     magnitude = torch.stft(wave, window, window // 4, window=torch.hann_window(window, device=wave.device), return_complex=True)
     magnitude = (torch.view_as_real(magnitude).square().sum(-1) + 1e-9).sqrt()
-    return (torch.minimum(rising, falling).clamp(min=0) @ magnitude).clamp(min=1e-5).log10()
+    return (triangles(edges, hertz) @ magnitude).clamp(min=1e-5).log10()
 
 
 class Judge(nn.Module):

@@ -56,6 +56,13 @@ def half_rotary(qkv: Tensor, head_dim: int) -> Tensor:
     return torch.cat((q, k, v))
 
 
+def their_names(table: dict, ours: str) -> list[str]:
+    """The released names that a parameter of ours is made of, in the order of stacking."""
+    layer = next((part for part in ours.split(".") if part.isdigit() and "blocks" in ours), None)
+    theirs = table[ours.replace(f"blocks.{layer}.", "blocks.{}.", 1) if layer else ours]
+    return [t.format(layer) for t in ((theirs,) if isinstance(theirs, str) else theirs)]
+
+
 def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str, Tensor], head_dim: int | None = None,
            used: set | None = None) -> dict[str, Tensor]:
     """Released `state` -> what a module with the state_dict `shapes` loads. Missing and misshapen keys are listed by name.
@@ -64,9 +71,7 @@ def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str,
     """
     found, problems = {}, []
     for ours in shapes:
-        layer = next((part for part in ours.split(".") if part.isdigit() and "blocks" in ours), None)
-        theirs = table[ours.replace(f"blocks.{layer}.", "blocks.{}.", 1) if layer else ours]
-        names = [prefix + t.format(layer) for t in ((theirs,) if isinstance(theirs, str) else theirs)]
+        names = [prefix + name for name in their_names(table, ours)]
         missing = [n for n in names if n not in state]
         if missing:
             problems += [f"missing: {n}" for n in missing]

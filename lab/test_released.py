@@ -155,12 +155,10 @@ def in_their_names(module, table, prefix, kv=0):
     """Random weights for a module under the released names: `rename` backwards. kv: rows of the stacked keys, and of the values."""
     found = {}
     for ours, x in module.state_dict().items():
-        layer = next((part for part in ours.split(".") if part.isdigit() and "blocks" in ours), None)
-        theirs = table[ours.replace(f"blocks.{layer}.", "blocks.{}.", 1) if layer else ours]
-        names = (theirs,) if isinstance(theirs, str) else theirs
+        names = released.their_names(table, ours)
         rows = {1: [len(x)] if x.ndim else [], 2: [len(x) // 2] * 2, 3: [len(x) - 2 * kv, kv, kv]}[len(names)]
         for name, part in zip(names, x.split(rows) if rows else [x]):
-            found[prefix + name.format(layer)] = torch.randn(part.shape) * part[:1].numel() ** -0.5
+            found[prefix + name] = torch.randn(part.shape) * part[:1].numel() ** -0.5
     return found
 
 
