@@ -162,6 +162,7 @@ class FourierDecoder(nn.Module):
         self.up = nn.Linear(slow, 4 * fast)
         self.fast = nn.Sequential(*(ConvNeXt(fast) for _ in range(blocks)), nn.LayerNorm(fast))
         self.out = nn.Linear(fast, self.window + 2)
+        self.reach = 1 + 3 * blocks + math.ceil((3 * blocks + 3) / 4)                    # frames at 25 Hz that a sample depends on, each way
         self.register_buffer("hann", torch.hann_window(self.window), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -398,12 +398,13 @@ class Talker(nn.Module):
 
     # ---- generation
     @torch.inference_mode()
-    def generate(self, text, text_mask, conditions, noise, longest: int, paired=True, stop_hits=1, stop_keeps=True,
+    def generate(self, text, text_mask, conditions, noise, longest: int, given=None, paired=True, stop_hits=1, stop_keeps=True,
                  shortest=0, threshold=0.5, **sampling):
         """A Python generator over patches: yields (name -> (B, P, d), finished (B,) bool: this patch ends the sample).
 
         noise(shape) -> standard normal numbers (B, ...): the one source of randomness, drawn per patch in the order of
-        the modalities. sampling: steps, guidance, temperature, ... of FlowHead.sample. A sample ends when the stop
+        the modalities. given: name -> (B, T, d) latents that are fed instead of sampled, T a multiple of P: all of one stream
+        (a face for a speech, a speech for a face) or the beginning of both (continuation). sampling: steps, guidance, temperature, ... of FlowHead.sample. A sample ends when the stop
         predictor says so `stop_hits` patches in a row; that patch is still part of it unless stop_keeps is False (the
         release: three in a row, the third dropped); the first `shortest` patches never count (7). Delayed modalities are `delay` patches behind.
         """
@@ -413,6 +414,7 @@ class Talker(nn.Module):
         cache = self.backbone.new_cache(B, x.shape[1] + longest)
         padding = None if text_mask.all() else F.pad(valid, (0, longest), value=True)
         hidden = self.backbone(x, None if padding is None else valid, cache)[:, -1:]     # (B, 1, D)
+        given = {n: self.split(latents) for n, latents in (given or {}).items()}         # (B, N, P, d)
         history = {n: torch.zeros(B, 1, self.patch, m.latent, device=text.device) for n, m in active.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
         for i in range(longest):
@@ -421,8 +423,10 @@ class Talker(nn.Module):
             finished = hits >= stop_hits
             if not stop_keeps and bool(finished.all()):
                 return
-            inputs = {n: HeadInput(hidden, history[n], conditions[n]) for n, m in active.items() if i >= m.delay}
-            patches = self.heads.sample(inputs, noise, **sampling)                       # name -> (B, 1, P, d)
+            now = {n: i - m.delay for n, m in active.items() if i >= m.delay}            # which patch of each stream it is
+            known = {n: given[n][:, j:j + 1] for n, j in now.items() if n in given and j < given[n].shape[1]}
+            inputs = {n: HeadInput(hidden, history[n], conditions[n]) for n in now if n not in known}
+            patches = self.heads.sample(inputs, noise, **sampling) | known               # name -> (B, 1, P, d)
             yield {n: p[:, 0] for n, p in patches.items()}, finished
             history.update(patches)
             token = sum(self.encoders[n](p) for n, p in patches.items())                 # (B, 1, D)

@@ -1,23 +1,29 @@
-"""Text in, a talking face out:  python sample.py --ckpt out/small --text "bin blue at f two now" --talker 3 --out hello.mp4
+"""Text, sound or pictures in, a talking face out:  python sample.py --ckpt out/small --text "..." --talker 3 --out hello.mp4
 
-Voice and face come from a reference clip: one of talker N of the synthetic corpus (--talker N, seen in training or not), or
-any clip (--ref clip.mp4). A file of texts (--texts) gives a folder of clips of the same form as `data.py --export` writes;
---roundtrip DIR passes the clips of a folder through the autoencoders alone, which is the ceiling of what a model can reach.
+One checkpoint, five tasks (arXiv 2604.23586, section 3.6); the streams that are given are fed, the others are sampled:
 
-Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S picture side, d latent width.
-What this file does not do: training (train.py), measuring (lab/metrics.py).
+    text -> sound and pictures    --text "..." and who speaks: --talker N, --ref clip.mp4, or --voice a.wav --face b.png
+    speech -> pictures            --audio speech.wav --face b.png [--text "..."]
+    pictures -> speech            --video silent.mp4 --text "..." [--voice a.wav]
+    continuation                  --ref clip.mp4 --prefix-seconds 1 --text "..." (all that is said, the beginning included)
+    autoencoders alone            --roundtrip DIR, the ceiling of what a model can reach
+
+--stream writes while it generates, --n 8 makes eight samples, --texts FILE a folder of clips as `data.py --export` writes them.
+
+Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S picture side, d latent width, n audio samples.
+What this file does not do: training (train.py), measuring (lab/metrics.py), files of the release (lab/released.py).
 """
 import argparse
-import functools
 import itertools
-import json
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab.machine import pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -34,99 +40,175 @@ class Reference:
     motion: Tensor                        # (K,) its motion, where the sample starts
 
 
+@dataclass
+class Job:
+    """One sample to make. `speech_job` and its neighbours below fill it in for each task."""
+    text: str
+    who: Reference
+    seed: int = 0
+    given: dict[str, Tensor] = field(default_factory=dict)      # name -> (T, d) latents that are not sampled
+    frames: int | None = None             # the length, where a whole stream is given; else the stop predictor decides
+    sound: np.ndarray | None = None       # (n,) what is heard, where the speech was given
+    pictures: np.ndarray | None = None    # (T, S', S', 3) uint8, what is seen, where the face was given
+
+
 class Models:
     """The four trained parts of a run's folder, and the settings they were trained with."""
 
     def __init__(self, folder, device=None):
-        self.config = train.run_config(folder)
+        self.folder, self.config = folder, train.run_config(folder)
         self.device = torch.device(device or pick_device())
         prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (
             train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
         self.ids = train.text_reader(self.config)
 
-    @classmethod
-    def released(cls, folder: Path, voice=None, wavlm: str | None = None, device=None) -> "Models":
-        """The released Talker-T2AV from a folder of its files (README). voice: a file with the speaker's 256 numbers; or
-        wavlm: the checkpoint of the speaker model, which then listens to the reference clip."""
-        from lab import released
-        from lab.paper_autoencoders import resample
-        self = cls.__new__(cls)
-        self.device = torch.device(device or pick_device())
-        prepare_machine(self.device)
-        weights = next(iter(sorted(folder.rglob("*.safetensors"))), folder / "model.safetensors")
-        about = weights.parent / "config.json"
-        about = json.loads(about.read_text()) if about.exists() else {}
-        self.talker = released.build_talker(released.read_weights(weights.parent, "*.safetensors"), about.get("delay", 0), about.get("dit_n_head", 8),
-                                            about.get("patch_encoder_n_head", 8), about.get("patch_size", 4)).to(self.device)
-        self.audio = released.build_audio(released.read_weights(folder, "*.ckpt"), about.get("whisper_n_head")).to(self.device)
-        self.motion = released.build_motion(released.read_weights(folder, "lia-x*.pt")).to(self.device)
-        for name, statistic in (("motion_mean.npy", self.motion.normal.mean), ("motion_std.npy", self.motion.normal.deviation)):
-            path = next(folder.rglob(name), None)
-            if path is None:
-                raise FileNotFoundError(f"{folder} holds no {name}; it is in the folder lia_x of the released code")
-            statistic.copy_(torch.from_numpy(np.load(path)).clamp(min=1e-6 if "std" in name else -1e9))
-        self.config = train.Config(**train.PRESETS["release"] | dict(
-            config="release", data=str(folder), size=self.motion.size, sample_rate=self.audio.sample_rate, patch=self.talker.patch,
-            motion_delay=self.talker.modalities["motion"].delay))
-        if voice:
-            vector = released.read_vector(Path(voice), self.talker.modalities["audio"].condition).to(self.device)
-            self.speaker = lambda wave: vector[None]
-        else:
-            self.speaker = lambda wave: released.wavlm_speaker(resample(wave, self.config.sample_rate, 16000), wavlm).to(self.device)
-        self.ids = functools.partial(released.qwen_ids, folder=released.find_tokenizer(folder) or weights.parent)
-        return self
+    # ---- who speaks
+    @torch.inference_mode()
+    def voice(self, wave: np.ndarray) -> Tensor:
+        """(n,) -> (G,)."""
+        return self.speaker(torch.from_numpy(wave).to(self.device)[None])[0]
 
     @torch.inference_mode()
-    def reference(self, clip: data.Clip) -> Reference:
+    def reference(self, picture: np.ndarray, speaker: Tensor) -> Reference:
+        """A picture (S, S, 3) uint8 and a voice (G,)."""
+        face = as_input(picture[None]).to(self.device)
+        return Reference(speaker, face[0], self.motion.encode(face)[0])
+
+    def clip_reference(self, clip: data.Clip) -> Reference:
         """Voice and face of a clip: the speaker vector of its sound, its first picture."""
-        face = as_input(clip.video[:1]).to(self.device)
-        wave = torch.from_numpy(clip.audio).to(self.device)
-        return Reference(self.speaker(wave[None])[0], face[0], self.motion.encode(face)[0])
+        return self.reference(clip.video[0], self.voice(clip.audio))
 
     def talker_reference(self, number: int) -> Reference:
         """Voice and face of a talker of the synthetic corpus, from one utterance of theirs."""
         if self.config.data:
             raise ValueError(f"this model was trained on {self.config.data}, not on the synthetic talkers: give a clip with --ref")
-        return self.reference(train.corpus(self.config).reference(number))
+        return self.clip_reference(train.corpus(self.config).reference(number))
+
+    def film_voice(self, path: Path) -> Tensor:
+        """(G,): the voice that a film has, or, if it is silent, the mean voice of the clips that the model was trained on."""
+        try:
+            return self.voice(data.read_audio(path, self.config.sample_rate))
+        except data.BrokenClip:
+            kept = Path(self.folder) / "latents" / "speaker.npy"
+            if not kept.exists():
+                raise ValueError(f"{path} is silent: whose voice? give --voice a.wav") from None
+            return F.normalize(torch.from_numpy(np.load(kept, mmap_mode="r").mean(0)), dim=0).to(self.device)
+
+    # ---- what is given
+    @torch.inference_mode()
+    def hear(self, wave: np.ndarray) -> str:
+        """The text that the audio autoencoder's reader makes of a speech (n,): the likeliest character of each 20 ms (CTC)."""
+        if not hasattr(self.audio, "reader"):
+            raise ValueError("this audio autoencoder can't read: say with --text what is spoken")
+        wave = F.pad(torch.from_numpy(wave), (0, -len(wave) % self.audio.samples)).to(self.device)
+        ids = self.audio.reader(self.audio.semantics(wave[None]))[0].argmax(-1).unique_consecutive().tolist()
+        return "".join(data.TEXT_VOCAB[i] for i in ids if i > 1).strip()
 
     @torch.inference_mode()
-    def generate(self, texts: list[str], references: list[Reference], seeds: list[int], steps=None, guidance=None,
-                 temperature=None) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[bool]]:
-        """A batch of texts -> [(video (T, S, S, 3) uint8, audio (n,) float32)], and whether each stopped by itself.
+    def sound_latents(self, wave: np.ndarray) -> Tensor:
+        """(n,) -> (T, d), T whole patches: silence at the end."""
+        wave = F.pad(torch.from_numpy(wave), (0, -len(wave) % (self.config.patch * self.audio.samples)))
+        return self.audio.encode(wave.to(self.device)[None])[0]
 
-        A sample depends on its own seed alone, not on what else is in the batch. None: the setting of the preset.
+    @torch.inference_mode()
+    def picture_latents(self, video: np.ndarray) -> Tensor:
+        """(T', S, S, 3) uint8 -> (T, K), T whole patches: the last picture repeated."""
+        parts = [self.motion.encode(as_input(part).to(self.device)) for part in np.array_split(video, -(-len(video) // 64))]
+        motion = torch.cat(parts)
+        return torch.cat((motion, motion[-1:].expand(-len(motion) % self.config.patch, -1)))
+
+    # ---- generation
+    def limits(self, job: Job) -> tuple[int, int]:
+        """How many patches are given, and how many there can be."""
+        known = max((len(x) // self.config.patch for x in job.given.values()), default=0)
+        return known, known if job.frames else known + int(self.talker.longest) * 3 // 2
+
+    @torch.inference_mode()
+    def patches(self, jobs: list[Job], steps=None, guidance=None, temperature=None):
+        """A Python generator over patches: yields (name -> (B, P, d), alive, stopped), the streams in step.
+
+        alive (B,) bool: the patch is part of the sample; stopped (B,): the sample has come to its end. A sample depends on its own
+        seed alone, not on what else is in the batch. None: the setting of the preset.
         """
-        c, P = self.config, self.config.patch
-        text, mask = (x.to(self.device) for x in data.pad_text([self.ids(t) for t in texts]))
-        generators = [torch.Generator().manual_seed(s) for s in seeds]
+        c, first = self.config, jobs[0]
+        if any(j.frames != first.frames or {n: len(x) for n, x in j.given.items()} != {n: len(x) for n, x in first.given.items()} for j in jobs):
+            raise ValueError("the jobs of one batch must be given the same streams, equally long")
+        text, mask = (x.to(self.device) for x in data.pad_text([self.ids(j.text) for j in jobs]))
+        generators = [torch.Generator().manual_seed(j.seed) for j in jobs]
         noise = lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(self.device)
-        conditions = {"audio": torch.stack([r.speaker for r in references]), "motion": torch.stack([r.motion for r in references])}
-        pick = lambda given, preset: preset if given is None else given
-        parts = {"audio": [], "motion": []}
-        patches = torch.zeros(len(texts), dtype=torch.long, device=self.device)
-        done = torch.zeros(len(texts), dtype=torch.bool, device=self.device)
-        longest = int(self.talker.longest) * 3 // 2 + c.motion_delay
+        conditions = {"audio": torch.stack([j.who.speaker for j in jobs]), "motion": torch.stack([j.who.motion for j in jobs])}
+        given = {n: torch.stack([j.given[n] for j in jobs]) for n in first.given}
+        pick = lambda value, preset: preset if value is None else value
         sampling = dict(steps=pick(steps, c.steps), guidance=pick(guidance, c.guidance), temperature=pick(temperature, c.temperature))
-        for patch, finished in self.talker.generate(text, mask, conditions, noise, longest, stop_hits=c.stop_hits,
-                                                    stop_keeps=bool(c.stop_keeps), shortest=c.stop_shortest, **sampling):
-            for name, frames in patch.items():
-                parts[name].append(frames)
-            patches += ~done if c.stop_keeps else ~(done | finished)
-            done |= finished
-            if done.all():
-                break
-        else:
-            done |= len(parts["audio"]) < longest                                        # where the last patch is dropped, it is not made
-        if not all(parts.values()):
+        known, longest = self.limits(first)
+        waiting = {n: [] for n in self.talker.modalities}                                # a stream ahead of a delayed one waits for it
+        done = torch.full((len(jobs),), bool(first.frames), device=self.device)
+        for patch, finished in self.talker.generate(text, mask, conditions, noise, longest + c.motion_delay, given, stop_hits=c.stop_hits,
+                                                    stop_keeps=bool(c.stop_keeps), shortest=max(c.stop_shortest, known), **sampling):
+            for n, frames in patch.items():
+                waiting[n].append(frames)
+            alive = torch.ones_like(done) if first.frames else ~done if c.stop_keeps else ~(done | finished)
+            done = done | finished
+            if all(waiting.values()):
+                yield {n: queue.pop(0) for n, queue in waiting.items()}, alive, done
+            if done.all() and not first.frames:
+                return
+
+    def generate(self, jobs: list[Job], **sampling) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[bool]]:
+        """A batch of jobs -> [(video (T, S, S, 3) uint8, audio (n,) float32)], and whether each stopped by itself. `sampling`: see `patches`."""
+        parts, counts, made = {n: [] for n in self.talker.modalities}, 0, 0
+        for patch, alive, done in self.patches(jobs, **sampling):
+            for n, frames in patch.items():
+                parts[n].append(frames)
+            counts, made = counts + alive.long(), made + 1
+        if not made:
             raise ValueError("the sample stopped before its first patch: the text is unlike what the model learned, or its stop rule is too eager")
-        audio, motion = (torch.cat(p, 1) for p in parts.values())                        # (B, N P, d)
-        clips = []
-        for i, n in enumerate(((patches - c.motion_delay).clamp(min=1) * P).tolist()):
-            wave = self.audio.decode(audio[i:i + 1, :n])[0].float().cpu().numpy()
-            video = self.motion.decode(references[i].face[None], motion[i:i + 1, :n])[0]
-            clips.append((as_pictures(video), np.clip(wave, -1, 1)))
-        return clips, done.tolist()
+        latents = {n: torch.cat(p, 1) for n, p in parts.items()}                         # (B, N P, d)
+        if not self.config.stop_keeps:                                                   # the patch that says stop was not made: no news of it
+            done = done | (made < self.limits(jobs[0])[1])
+        lengths = [job.frames or max(1, n) * self.config.patch for job, n in zip(jobs, counts.tolist())]
+        return [self.render(job, {n: x[i, :length] for n, x in latents.items()}) for i, (job, length) in enumerate(zip(jobs, lengths))], done.tolist()
+
+    @torch.inference_mode()
+    def render(self, job: Job, latents: dict[str, Tensor], start=0, hidden=(0, 0)) -> tuple[np.ndarray, np.ndarray]:
+        """Latents (T, d) that begin at frame `start` of a sample -> its pictures and its sound; what is given is passed through.
+
+        hidden: so many frames at either end serve the audio decoder as surroundings, and are not part of what is returned.
+        """
+        stop = len(latents["audio"]) - hidden[1]
+        spoken, shown = slice(hidden[0] * self.audio.samples, stop * self.audio.samples), slice(start + hidden[0], start + stop)
+        if job.sound is None:
+            sound = self.audio.decode(latents["audio"][None])[0].float().cpu().numpy()[spoken].clip(-1, 1)
+        else:
+            sound = data.fit_length(job.sound, shown.stop, self.config.sample_rate)[shown.start * self.audio.samples:]
+        if job.pictures is None:
+            pictures = as_pictures(self.motion.decode(job.who.face[None], latents["motion"][None, hidden[0]:stop])[0])
+        else:
+            pictures = job.pictures[shown]
+        return pictures, sound
+
+    def stream(self, job: Job, ahead=4, **sampling):
+        """A Python generator over pieces (video (t, S, S, 3), audio (n,)) of one sample, as they come; together they are what `generate` makes.
+
+        The audio decoder looks `reach` frames either way. A piece is decoded with all it needs of the past, and as soon as `ahead`
+        frames of its future are there: exact if that is `reach` (0.52 s), nearly so with less (README).
+        """
+        reach, told = self.audio.decoder.reach, 0
+        latents = {n: torch.empty(0, m.latent, device=self.device) for n, m in self.talker.modalities.items()}
+        ahead = 0 if job.sound is not None else min(ahead, reach)
+        def piece(stop):
+            start, end = max(0, told - reach), min(len(latents["audio"]), stop + ahead)
+            return self.render(job, {n: x[start:end] for n, x in latents.items()}, start, (told - start, end - stop))
+        for patch, alive, done in self.patches([job], **sampling):
+            if alive:
+                latents = {n: torch.cat((x, patch[n][0]))[:job.frames] for n, x in latents.items()}
+            ready = len(latents["audio"]) - ahead
+            if ready > told:
+                yield piece(ready)
+                told = ready
+        if len(latents["audio"]) > told:
+            yield piece(len(latents["audio"]))
 
     @torch.inference_mode()
     def roundtrip(self, clip: data.Clip) -> tuple[np.ndarray, np.ndarray]:
@@ -137,27 +219,52 @@ class Models:
         return as_pictures(rebuilt), np.clip(sound, -1, 1)
 
 
-def sample_folder(models: Models, jobs: list[tuple[str, str, Reference]], out: Path, seed: int, batch=16, **settings) -> None:
-    """(name, text, reference) ... -> out/NAME.mp4 and out/NAME.txt; sample i takes seed + i. Says how many did not stop."""
+# ------------------------------------------------------------------------------------------------------------ the tasks
+def speech_job(models: Models, wave: np.ndarray, who: Reference, text: str | None = None) -> Job:
+    """A face for a speech (n,): the audio patches are given, the motion is sampled. Without a text, the one that is heard."""
+    return Job(text or models.hear(wave), who, given={"audio": models.sound_latents(wave)}, frames=-(-len(wave) // models.audio.samples), sound=wave)
+
+
+def dubbing_job(models: Models, video: np.ndarray, text: str, who: Reference, pictures: np.ndarray | None = None) -> Job:
+    """A speech for a face (T, S, S, 3): the motion is given, the audio is sampled. pictures: the same frames at any size, to show."""
+    return Job(text, who, given={"motion": models.picture_latents(video)}, frames=len(video), pictures=video if pictures is None else pictures)
+
+
+def continuation_job(models: Models, clip: data.Clip, seconds: float, text: str, who: Reference) -> Job:
+    """On from the first seconds of a clip: its first patches are given, in both streams; the text says all, these seconds included.
+
+    The encoders see the whole clip, so that the prefix does not sound as if it ended there.
+    """
+    frames = int(seconds * data.FPS) // models.config.patch * models.config.patch
+    if not 0 < frames < len(clip.video):
+        raise ValueError(f"--prefix-seconds must be from {models.config.patch / data.FPS} (a patch) up to less than the clip's "
+                         f"{len(clip.video) / data.FPS:.2f} s, not {seconds:g}")
+    return Job(text, who, given={"audio": models.sound_latents(clip.audio)[:frames], "motion": models.picture_latents(clip.video)[:frames]})
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+def sample_folder(models: Models, jobs: list[tuple[str, Job]], out: Path, batch=16, **sampling) -> None:
+    """(name, job) ... -> out/NAME.mp4 and out/NAME.txt. Says how many did not stop. Jobs with streams given go one at a time."""
     out.mkdir(parents=True, exist_ok=True)
     endless, start, seconds = [], time.time(), 0.0
-    with tqdm(total=len(jobs), desc="sampling", unit="clip") as bar:
+    batch = 1 if any(job.given for _, job in jobs) else batch
+    with tqdm(total=len(jobs), desc=f"sampling {out.name}", unit="clip") as bar:
         for at in range(0, len(jobs), batch):
-            names, texts, references = zip(*jobs[at:at + batch])
-            clips, done = models.generate(list(texts), list(references), [seed + at + i for i in range(len(texts))], **settings)
-            for name, text, (video, audio), stopped in zip(names, texts, clips, done):
+            part = jobs[at:at + batch]
+            clips, done = models.generate([job for _, job in part], **sampling)
+            for (name, job), (video, audio), stopped in zip(part, clips, done):
                 data.write_clip(out / f"{name}.mp4", video, audio, models.config.sample_rate)
-                (out / f"{name}.txt").write_text(text + "\n", encoding="utf-8")
+                (out / f"{name}.txt").write_text(job.text + "\n", encoding="utf-8")
                 seconds += len(video) / data.FPS
                 endless += [] if stopped else [name]
-            bar.update(len(texts))
+            bar.update(len(part))
     if endless:
         print(f"{len(endless)} of {len(jobs)} did not stop by themselves and were cut: {', '.join(endless[:5])}")
     print(f"{len(jobs)} clips, {seconds:.0f} s of audio-video in {time.time() - start:.0f} s")
 
 
-def read_jobs(path: Path, models: Models, default: Reference | None) -> list[tuple[str, str, Reference]]:
-    """Lines of `text`, or of `name<TAB>talker<TAB>text` as data.py --export writes into texts.tsv."""
+def read_jobs(path: Path, models: Models, default: Reference | None, seed: int) -> list[tuple[str, Job]]:
+    """Lines of `text`, or of `name<TAB>talker<TAB>text` as data.py --export writes into texts.tsv; line i takes seed + i."""
     jobs, references = [], {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split("\t")
@@ -167,10 +274,10 @@ def read_jobs(path: Path, models: Models, default: Reference | None) -> list[tup
             raise ValueError(f"{path}, line {number}: expected a text, or name, talker and text separated by tabs")
         name, talker, text = fields if len(fields) == 3 else (f"{number:05d}", "", fields[0])
         if default is None and not talker.isdigit():
-            raise ValueError(f"{path}, line {number} names no talker: give --talker N or --ref CLIP")
+            raise ValueError(f"{path}, line {number} names no talker: give --talker N, --ref CLIP, or --voice and --face")
         if default is None and talker not in references:
             references[talker] = models.talker_reference(int(talker))
-        jobs.append((name, text, default or references[talker]))
+        jobs.append((name, Job(text, default or references[talker], seed + len(jobs))))
     if not jobs:
         raise ValueError(f"{path} holds no text")
     return jobs
@@ -197,10 +304,10 @@ def write_grid(folder, path, n=6) -> None:
     source = train.corpus(c, "test", n, data.SyntheticCorpus.UNSEEN)
     truths = list(itertools.islice(usable(source), n))
     if c.data:                            # a real clip speaks with the voice and face of the next one
-        references = [models.reference(t) for t in truths[1:] + truths[:1]]
+        references = [models.clip_reference(t) for t in truths[1:] + truths[:1]]
     else:
         references = [models.talker_reference(t.talker) for t in truths]
-    clips, _ = models.generate([t.text for t in truths], references, list(range(len(truths))))
+    clips, _ = models.generate([Job(t.text, who, i) for i, (t, who) in enumerate(zip(truths, references))])
     cells = [cell for t, made in zip(truths, clips) for cell in (made, (t.video, t.audio))]
     still = np.stack([video[0] for video, _ in cells])                                   # (2 n, S, S, 3)
     columns, frames, sound = (4 if len(truths) % 2 == 0 else 2), [], []
@@ -214,39 +321,86 @@ def write_grid(folder, path, n=6) -> None:
     data.write_clip(path, np.stack(frames), np.concatenate(sound), c.sample_rate, side=max(256, 3 * 4 * c.size))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="text in, a talking face out")
+# -------------------------------------------------------------------------------------------------------- command line
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--ckpt", type=Path, help="the folder of a training run")
     model.add_argument("--released", type=Path, help="a folder with the released Talker-T2AV: its safetensors and tokenizer, the WhisperX-VAE "
                        ".ckpt, lia-x.pt, motion_mean.npy and motion_std.npy")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--text", help="what to say")
+    parser.add_argument("--text", help="what to say")
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--texts", type=Path, help="a file: a text per line, or name<TAB>talker<TAB>text")
+    what.add_argument("--audio", type=Path, help="a speech, to which a face is made")
+    what.add_argument("--video", type=Path, help="a face, to which a speech is made")
+    what.add_argument("--prefix-seconds", type=float, help="go on from so much of --ref")
     what.add_argument("--roundtrip", type=Path, help="a folder of clips to pass through the autoencoders")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--talker", type=int, help="voice and face of this synthetic talker (0..255 were in training)")
     who.add_argument("--ref", type=Path, help="voice and face of this clip")
+    parser.add_argument("--voice", type=Path, help="the voice of this sound or clip")
+    parser.add_argument("--face", type=Path, help="the face of this picture, or of a clip's first")
     voice = parser.add_mutually_exclusive_group()
     voice.add_argument("--speaker", help="with --released: the voice, a .npy or .pt file with the speaker embedding")
-    voice.add_argument("--wavlm", help="with --released: the checkpoint of the speaker model; the voice is then that of --ref")
-    parser.add_argument("--out", type=Path, required=True, help="an .mp4, or a folder for --texts and --roundtrip")
+    voice.add_argument("--wavlm", help="with --released: the checkpoint of the speaker model; the voice is then that of --ref or --voice")
+    parser.add_argument("--out", type=Path, required=True, help="an .mp4 ('-' with --stream: standard output), or a folder for --texts and --roundtrip")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--n", type=int, default=1, help="so many samples, NAME_0.mp4 and so on; the first has the seed, each next one more")
+    parser.add_argument("--stream", action="store_true", help="write patch by patch, for a player that follows")
     parser.add_argument("--steps", type=int, help="Euler steps; default: the preset's")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1: none; default: the preset's")
     parser.add_argument("--temperature", type=float, help="scale of the initial noise; default: the preset's")
-    parser.add_argument("--crop", help="x,y,size in pixels of --ref or --roundtrip, or 'centre'; default: as in training")
+    parser.add_argument("--crop", help="x,y,size in pixels of --ref, --face, --video or --roundtrip, or 'centre'; default: as in training")
     a = parser.parse_args()
-    if a.steps is not None and a.steps < 2:
-        raise ValueError(f"--steps must be at least 2, not {a.steps}: the first does not move")
-    if a.ckpt and (a.speaker or a.wavlm):
-        raise ValueError("--speaker and --wavlm go with --released; a run's own speaker encoder listens to --ref or --talker")
-    if a.released and not a.roundtrip and not (a.ref and (a.speaker or a.wavlm)):
-        raise ValueError("--released needs a face (--ref clip.mp4) and a voice (--speaker FILE, or --wavlm CHECKPOINT to take that of the clip)")
-    models = Models.released(a.released, a.speaker, a.wavlm) if a.released else Models(a.ckpt)
+    complain = lambda wrong, words: parser.error(words) if wrong else None
+    complain(not any((a.text, a.texts, a.audio, a.video, a.roundtrip)), "what is to be said? give --text, or --texts, --audio, --video, --roundtrip")
+    complain(a.text and (a.texts or a.roundtrip), "--text does not go with --texts or --roundtrip")
+    complain((a.video or a.prefix_seconds is not None) and not a.text, "say with --text what is spoken")
+    complain(a.prefix_seconds is not None and not a.ref, "--prefix-seconds goes on from a clip: give --ref clip.mp4")
+    complain(a.video and a.face, "--video brings its own face: leave --face out")
+    complain(a.n < 1 or a.n > 1 and (a.texts or a.roundtrip or a.stream), "--n is a number of samples of one text, from 1 on, without --stream")
+    complain(a.stream and (a.texts or a.roundtrip), "--stream goes with one sample")
+    complain(a.steps is not None and a.steps < 2, f"--steps must be at least 2, not {a.steps}: the first does not move")
+    complain(a.ckpt and (a.speaker or a.wavlm), "--speaker and --wavlm go with --released; a run's own speaker encoder listens to a clip")
+    complain(a.released and not a.roundtrip and not (a.speaker or a.wavlm), "--released needs a voice: --speaker FILE, or --wavlm CHECKPOINT "
+             "to take that of --ref or --voice")
+    single = not (a.texts or a.roundtrip)
+    complain(single and a.out.suffix.lower() != ".mp4" and not (a.stream and str(a.out) == "-"), f"--out must end in .mp4, not '{a.out}'")
+    return a
+
+
+def find_reference(a: argparse.Namespace, models: Models, crop) -> Reference | None:
+    """Who speaks, by the command line: voice and face of one talker or clip, or each from its own file. None: nobody was named."""
+    c, who = models.config, None
+    if a.ref:
+        who = models.clip_reference(data.read_clip(a.ref, c.size, c.sample_rate, crop))
+    elif a.talker is not None:
+        who = models.talker_reference(a.talker)
+    if speech := a.voice or (None if who else a.audio):
+        speaker = models.voice(data.read_audio(speech, c.sample_rate))
+    elif who:
+        speaker = who.speaker
+    elif a.speaker:
+        speaker = models.voice(np.zeros(1, np.float32))                                  # a file: the same whatever it hears
+    elif a.video:
+        speaker = models.film_voice(a.video)
+    else:
+        return None
+    if picture := a.face or a.video:
+        return models.reference(data.read_video(picture, c.size, crop)[0], speaker)
+    return who and replace(who, speaker=speaker)
+
+
+def main() -> None:
+    a = parse()
+    if a.released:
+        from lab.released import load_models
+        models = load_models(Models, a.released, a.speaker, a.wavlm)
+    else:
+        models = Models(a.ckpt)
     c = models.config
     crop = data.parse_crop(c.crop if a.crop is None else a.crop)
-    settings = dict(steps=a.steps, guidance=a.guidance, temperature=a.temperature)
+    sampling = dict(steps=a.steps, guidance=a.guidance, temperature=a.temperature)
     if a.roundtrip:
         source = data.ClipFolder(a.roundtrip, "all", c.size, c.sample_rate, crop)
         a.out.mkdir(parents=True, exist_ok=True)
@@ -256,25 +410,35 @@ def main() -> None:
             (a.out / f"{clip.name}.txt").write_text(clip.text + "\n", encoding="utf-8")
         print(f"{a.out}: the round trip. Next: python -m lab.metrics --truth {a.roundtrip} --roundtrip {a.out} --generated ...")
         return
-    reference = None
-    if a.ref:
-        reference = models.reference(data.read_clip(a.ref, c.size, c.sample_rate, crop))
-    elif a.talker is not None:
-        reference = models.talker_reference(a.talker)
+    who = find_reference(a, models, crop)
     if a.texts:
-        jobs = read_jobs(a.texts, models, reference)
-        sample_folder(models, jobs, a.out, a.seed, **settings)
+        sample_folder(models, read_jobs(a.texts, models, who, a.seed), a.out, **sampling)
         print(f"{a.out}: next: python -m lab.metrics --help")
         return
-    if reference is None:
-        raise ValueError("who speaks? give --talker N or --ref clip.mp4")
-    if a.out.suffix.lower() != ".mp4":
-        raise ValueError(f"--out must end in .mp4, not '{a.out}'")
-    start = time.time()
-    [(video, audio)], [stopped] = models.generate([a.text], [reference], [a.seed], **settings)
-    data.write_clip(a.out, video, audio, c.sample_rate)
-    cut = "" if stopped else " (it did not stop by itself and was cut: the text is unlike what the model learned)"
-    print(f"{a.out}: {len(video) / data.FPS:.2f} s of audio-video in {time.time() - start:.1f} s{cut}. Next: play it")
+    if who is None:
+        raise ValueError("who speaks? give --talker N, --ref clip.mp4, or a voice and a face: --voice a.wav --face b.png")
+    if a.audio:
+        job = speech_job(models, data.read_audio(a.audio, c.sample_rate), who, a.text)
+        print(f"a face for {a.audio}, text: {job.text}", file=sys.stderr)
+    elif a.video:
+        job = dubbing_job(models, data.read_video(a.video, c.size, crop), a.text, who, data.read_video(a.video, max(256, c.size), crop))
+    elif a.prefix_seconds is not None:
+        job = continuation_job(models, data.read_clip(a.ref, c.size, c.sample_rate, crop), a.prefix_seconds, a.text, who)
+    else:
+        job = Job(a.text, who)
+    jobs, start = [replace(job, seed=a.seed + i) for i in range(a.n)], time.time()
+    if a.stream:
+        from lab.live import write_stream
+        write_stream(a.out, models.stream(jobs[0], **sampling), c.sample_rate)
+        return
+    clips, stopped = models.generate(jobs, **sampling)
+    seconds = time.time() - start
+    for i, (video, audio) in enumerate(clips):
+        out = a.out if a.n == 1 else a.out.with_stem(f"{a.out.stem}_{i}")
+        data.write_clip(out, video, audio, c.sample_rate)
+        cut = "" if stopped[i] else " (it did not stop by itself and was cut: the text is unlike what the model learned)"
+        print(f"{out}: {len(video) / data.FPS:.2f} s of audio-video{cut}")
+    print(f"generated in {seconds:.1f} s. Next: play it")
 
 
 if __name__ == "__main__":

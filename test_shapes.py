@@ -462,9 +462,10 @@ def test_a_seed_decides_the_output_whatever_the_batch(run):
     import sample
     models = sample.Models(run)
     references = [models.talker_reference(t) for t in (1, 2)]
-    both, _ = models.generate(["bin blue at f two now", "set red"], references, [5, 6])
-    alone, _ = models.generate(["set red"], references[1:], [6])
-    other, _ = models.generate(["set red"], references[1:], [7])
+    jobs = [sample.Job("bin blue at f two now", references[0], 5), sample.Job("set red", references[1], 6)]
+    both, _ = models.generate(jobs)
+    alone, _ = models.generate(jobs[1:])
+    other, _ = models.generate([sample.Job("set red", references[1], 7)])
     assert len(both[1][1]) == len(alone[0][1]) and np.abs(both[1][1] - alone[0][1]).max() < 1e-3
     assert len(other[0][1]) != len(alone[0][1]) or np.abs(other[0][1] - alone[0][1]).max() > 1e-3
 

@@ -68,13 +68,15 @@ class StridedDecoder(nn.Module):
 
     def __init__(self, width: int, channels: int, strides: tuple[int, ...]):
         super().__init__()
-        layers = [conv1d(width, channels, 7, padding=3)]
+        layers, rate, reach = [conv1d(width, channels, 7, padding=3)], 1, 3
         for s in strides:
+            rate, reach = rate * s, reach + 1 / rate + 3 * (1 + 3 + 9) / (rate * s)
             layers += [Snake(channels), weight_norm(nn.ConvTranspose1d(channels, channels // 2, 2 * s, stride=s, output_padding=s % 2,
                                                                        padding=math.ceil(s / 2)))]
             channels //= 2
             layers += [Residual1d(channels, d) for d in (1, 3, 9)]
         self.layers = nn.Sequential(*layers, Snake(channels), conv1d(channels, 1, 7, padding=3), nn.Tanh())
+        self.reach = math.ceil(reach + 3 / rate)                                         # frames that a sample depends on, each way
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x.mT)[:, 0]

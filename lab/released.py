@@ -13,8 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import train
 from heads import FlowHead, SeparateHeads
-from lab.paper_autoencoders import LIAX, WhisperXVAE
+from lab.machine import pick_device, prepare_machine
+from lab.paper_autoencoders import LIAX, WhisperXVAE, resample
 from model import Backbone, Modality, Talker
 
 # ours (with {} for a layer number) <- theirs; several of theirs are stacked in the order given
@@ -365,3 +367,33 @@ def qwen_tokenizer(folder: str):
         return AutoTokenizer.from_pretrained(folder)
     except OSError as error:
         raise FileNotFoundError(f"{folder}: no tokenizer of Qwen3 here ({str(error).splitlines()[0][:120]})") from None
+
+
+def load_models(Models, folder: Path, voice=None, wavlm: str | None = None, device=None):
+    """The released Talker-T2AV, from a folder of its files (README), as a sample.Models. voice: a file with the speaker's 256 numbers;
+    or wavlm: the checkpoint of the speaker model, which then listens to the clip whose voice is wanted."""
+    self = Models.__new__(Models)
+    self.folder, self.device = folder, torch.device(device or pick_device())
+    prepare_machine(self.device)
+    weights = next(iter(sorted(folder.rglob("*.safetensors"))), folder / "model.safetensors")
+    about = weights.parent / "config.json"
+    about = json.loads(about.read_text()) if about.exists() else {}
+    self.talker = build_talker(read_weights(weights.parent, "*.safetensors"), about.get("delay", 0), about.get("dit_n_head", 8),
+                               about.get("patch_encoder_n_head", 8), about.get("patch_size", 4)).to(self.device)
+    self.audio = build_audio(read_weights(folder, "*.ckpt"), about.get("whisper_n_head")).to(self.device)
+    self.motion = build_motion(read_weights(folder, "lia-x*.pt")).to(self.device)
+    for name, statistic in (("motion_mean.npy", self.motion.normal.mean), ("motion_std.npy", self.motion.normal.deviation)):
+        path = next(folder.rglob(name), None)
+        if path is None:
+            raise FileNotFoundError(f"{folder} holds no {name}; it is in the folder lia_x of the released code")
+        statistic.copy_(torch.from_numpy(np.load(path)).clamp(min=1e-6 if "std" in name else -1e9))
+    self.config = train.Config(**train.PRESETS["release"] | dict(
+        config="release", data=str(folder), size=self.motion.size, sample_rate=self.audio.sample_rate, patch=self.talker.patch,
+        motion_delay=self.talker.modalities["motion"].delay))
+    if voice:
+        vector = read_vector(Path(voice), self.talker.modalities["audio"].condition).to(self.device)
+        self.speaker = lambda wave: vector[None]
+    else:
+        self.speaker = lambda wave: wavlm_speaker(resample(wave, self.config.sample_rate, 16000), wavlm).to(self.device)
+    self.ids = functools.partial(qwen_ids, folder=find_tokenizer(folder) or weights.parent)
+    return self
