@@ -169,6 +169,8 @@ def run_ffmpeg(path, *arguments, data=b""):
         raise BrokenClip(path, "it has no video stream" if "0:V:0" in command else "it has no audio stream")
     if done.returncode and "non positive size" in complaint:
         raise BrokenClip(path, "the crop does not fit into the picture")
+    if "partial file" in complaint or "ended prematurely" in complaint:
+        raise BrokenClip(path, "the file is truncated: its end is missing")
     if done.returncode:
         raise BrokenClip(path, "ffmpeg: " + (complaint or "failed without a word").splitlines()[-1])
     return done.stdout
@@ -312,7 +314,10 @@ class ClipFolder:
     def __getitem__(self, index):
         path, text = self.paths[index], self.text(index)
         name = "_".join(path.relative_to(self.root).with_suffix("").parts)
-        return replace(read_clip(path, self.size, self.sample_rate, self.crop), name=name, text=text)
+        clip = read_clip(path, self.size, self.sample_rate, self.crop)
+        if len(text) > 2 * len(clip.video):             # nobody speaks 50 characters a second
+            raise BrokenClip(path, f"its text has {len(text)} characters, and the clip lasts only {len(clip.video) / FPS:.1f} s")
+        return replace(clip, name=name, text=text)
 
 
 class ClipStore:
@@ -409,28 +414,29 @@ class LatentSet:
 
     @staticmethod
     def write(folder, items):
-        """items: dicts of name, text and arrays as above, one a clip. ValueError for arrays that are not finite or not of one
-        length, or when there are no items."""
+        """items: dicts of name, text and arrays as above, one a clip, written as they come. ValueError for arrays that are not
+        finite or not of one length, or when there are no items."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "meta.json").unlink(missing_ok=True)  # written last: without it the set counts as unfinished
-        items, sequences = list(items), []              # latents are small: some 200 bytes a frame
-        if not items:
-            raise ValueError(f"{folder}: there are no latents to write")
+        texts, frames, widths, sequences, files = [], [], {}, [], {}
         for item in items:
-            arrays = [np.asarray(value) for key, value in item.items() if key not in ("name", "text")]
-            lengths = {len(array) for array in arrays if array.ndim == 2}
-            if len(lengths) != 1 or not all(np.isfinite(array).all() for array in arrays):
-                raise ValueError(f"{item['name']}: latents must be finite and of one length; got "
-                                 f"{[array.shape for array in arrays]}")
-        keys = sorted(items[0].keys() - {"name", "text"})
-        for key in keys:
-            arrays = [np.asarray(item[key], np.float32) for item in items]
-            np.save(folder / f"{key}.npy", np.concatenate(arrays) if arrays[0].ndim == 2 else np.stack(arrays))
-            if arrays[0].ndim == 2:
-                sequences, frames = [*sequences, key], [len(array) for array in arrays]
-        texts = [item["text"] for item in items]
-        write_json(folder / "meta.json", dict(texts=texts, frames=frames, keys=keys, sequences=sequences))
+            arrays = {key: np.asarray(item[key], np.float32) for key in sorted(item.keys() - {"name", "text"})}
+            lengths = {len(array) for array in arrays.values() if array.ndim == 2}
+            if len(lengths) != 1 or not all(np.isfinite(array).all() for array in arrays.values()):
+                raise ValueError(f"{item['name']}: latents must be finite and of one length; got {[x.shape for x in arrays.values()]}")
+            for key, array in arrays.items():
+                if key not in files:
+                    files[key], widths[key] = open(folder / f"{key}.f32", "wb"), array.shape[-1]
+                    sequences += [key] if array.ndim == 2 else []
+                files[key].write(array)
+            texts.append(item["text"])
+            frames.append(lengths.pop())
+        for file in files.values():
+            file.close()
+        if not texts:
+            raise ValueError(f"{folder}: there are no latents to write")
+        write_json(folder / "meta.json", dict(texts=texts, frames=frames, widths=widths, sequences=sequences))
 
     def __init__(self, folder, encode=encode_text):
         """encode: text -> ids."""
@@ -440,7 +446,7 @@ class LatentSet:
         self.texts, self.frames, self.encode = index["texts"], np.array(index["frames"]), encode
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         self.sequences = index["sequences"]
-        self.arrays = {key: np.load(f"{folder}/{key}.npy", mmap_mode="r") for key in index["keys"]}
+        self.arrays = {key: np.memmap(f"{folder}/{key}.f32", np.float32, "r").reshape(-1, width) for key, width in index["widths"].items()}
 
     def __len__(self):
         return len(self.frames)

@@ -14,7 +14,6 @@ Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S
 What this file does not do: training (train.py), measuring (lab/metrics.py), files of the release (lab/released.py).
 """
 import argparse
-import itertools
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -90,10 +89,10 @@ class Models:
         try:
             return self.voice(data.read_audio(path, self.config.sample_rate))
         except data.BrokenClip:
-            kept = Path(self.folder) / "latents" / "speaker.npy"
-            if not kept.exists():
+            if not (Path(self.folder) / "latents" / "meta.json").exists():
                 raise ValueError(f"{path} is silent: whose voice? give --voice a.wav") from None
-            return F.normalize(torch.from_numpy(np.load(kept, mmap_mode="r").mean(0)), dim=0).to(self.device)
+            voices = data.LatentSet(Path(self.folder) / "latents").arrays["speaker"]
+            return F.normalize(torch.from_numpy(voices.mean(0)), dim=0).to(self.device)
 
     # ---- what is given
     @torch.inference_mode()
@@ -295,30 +294,6 @@ def usable(source):
         yield clip
     if not found:
         raise ValueError(f"none of the {len(source)} clips can be used")
-
-
-def write_grid(folder, path, n=6) -> None:
-    """n test sentences by unseen talkers, generated at the left and true at the right of each pair; one speaks at a time."""
-    models = Models(folder)
-    c = models.config
-    source = train.corpus(c, "test", n, data.SyntheticCorpus.UNSEEN)
-    truths = list(itertools.islice(usable(source), n))
-    if c.data:                            # a real clip speaks with the voice and face of the next one
-        references = [models.clip_reference(t) for t in truths[1:] + truths[:1]]
-    else:
-        references = [models.talker_reference(t.talker) for t in truths]
-    clips, _ = models.generate([Job(t.text, who, i) for i, (t, who) in enumerate(zip(truths, references))])
-    cells = [cell for t, made in zip(truths, clips) for cell in (made, (t.video, t.audio))]
-    still = np.stack([video[0] for video, _ in cells])                                   # (2 n, S, S, 3)
-    columns, frames, sound = (4 if len(truths) % 2 == 0 else 2), [], []
-    for i, (video, audio) in enumerate(cells):
-        for picture in video:
-            now = still.copy()
-            now[i] = picture
-            now[i][[0, -1]] = now[i][:, [0, -1]] = 255                                   # a white frame round the one that speaks
-            frames.append(now.reshape(-1, columns, c.size, c.size, 3).swapaxes(1, 2).reshape(-1, columns * c.size, 3))
-        sound.append(audio)
-    data.write_clip(path, np.stack(frames), np.concatenate(sound), c.sample_rate, side=max(256, 3 * 4 * c.size))
 
 
 # -------------------------------------------------------------------------------------------------------- command line

@@ -16,7 +16,6 @@ log.jsonl gets one line per logged step. A killed run resumes where its checkpoi
 What this file does not do: models (model.py, heads.py, autoencoders.py), clips (data.py), generation (sample.py).
 """
 import dataclasses
-import difflib
 import functools
 import json
 import multiprocessing
@@ -36,6 +35,7 @@ import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
+from lab.settings import read_settings
 from model import Backbone, Modality, Talker, initialise
 
 
@@ -54,6 +54,7 @@ class Config:
     vocabulary: int = 47                  # the characters of data.TEXT_VOCAB (47) or another tokenizer's ids (Qwen3: 151936)
     start: str = ""                       # where the talker starts from: Qwen3's weights (a folder, or a name on Hugging Face) or a run
     autoencoders: str = "small"           # or paper: WhisperX-VAE and LIA-X, see lab/paper_autoencoders.py
+    whisper: str = ""                     # for WhisperX-VAE: the file of Whisper's weights (large-v3.pt); without it they are random
     clips: int = 5000                     # sentences the talker learns from
     autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
     # audio autoencoder and speaker encoder
@@ -134,37 +135,13 @@ STAGES = ("audio", "speaker", "motion", "talker")
 
 
 def parse_config(arguments: list[str]) -> Config:
-    """['--config', 'small', '--seed=3'] -> Config. Unknown fields and wrong types are errors that say what was meant."""
-    if {"-h", "--help"} & set(arguments):
-        fields = "\n".join(f"  --{f.name}={getattr(Config, f.name)!r}" for f in dataclasses.fields(Config))
-        sys.exit(f"{__doc__}\nFields, with the values of small (presets: {', '.join(PRESETS)}):\n{fields}")
-    given, rest = {}, list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--"):
-            raise ValueError(f"'{word}' is not an option; write --field=value or --field value")
-        name, separator, value = word[2:].partition("=")
-        if not separator and not rest:
-            raise ValueError(f"--{name} needs a value: --{name}=...")
-        given[name] = value if separator else rest.pop(0)
-    fields = {f.name: f.type for f in dataclasses.fields(Config)}
-    preset = given.get("config", "small")
-    if preset not in PRESETS:
-        raise ValueError(f"there is no preset '{preset}'; there are: {', '.join(PRESETS)}")
-    config = Config(**{"config": preset, "out_dir": f"out/{preset}", **PRESETS[preset]})
-    for name, value in given.items():
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, 1, 0)[0]
-            raise ValueError(f"there is no field '{name}'; did you mean --{near} (now {getattr(config, near)!r})?")
-        try:
-            setattr(config, name, fields[name](value))
-        except ValueError:
-            raise ValueError(f"--{name} is {fields[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
-    for name in fields:
-        value = getattr(config, name)
-        lowest = 0 if fields[name] is float or name in ("seed", "motion_delay", "stop_keeps", "stop_shortest") else 1
-        if fields[name] is not str and value < lowest:
-            raise ValueError(f"--{name} must be at least {lowest}, not {value}")
+    """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
+    config = read_settings(arguments, Config, PRESETS, __doc__)
+    zero = ("seed", "motion_delay", "stop_keeps", "stop_shortest")
+    for field in dataclasses.fields(Config):
+        lowest = 0 if field.type is float or field.name in zero else 1
+        if field.type is not str and getattr(config, field.name) < lowest:
+            raise ValueError(f"--{field.name} must be at least {lowest}, not {getattr(config, field.name)}")
     parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
                  head_width=2 * config.head_heads)      # rotary positions turn pairs of channels: every head has an even number
     for name, part in parts.items():
@@ -172,6 +149,8 @@ def parse_config(arguments: list[str]) -> Config:
             raise ValueError(f"--{name} ({getattr(config, name)}) must be a multiple of {part} here")
     if config.autoencoders not in ("small", "paper"):
         raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
+    if config.whisper and config.autoencoders != "paper":
+        raise ValueError("--whisper goes with --autoencoders=paper; the small ones train an encoder of their own")
     if config.speech_only >= 1:
         raise ValueError("--speech_only must be below 1, or the motion head would learn nothing")
     return config
@@ -333,6 +312,9 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     store = data.ClipStore(out / "clips")
     model = build(stage, config).to(device)
     samples = config.sample_rate // data.FPS
+    if stage == "audio" and config.whisper and not (out / "audio.pt").exists():
+        from lab.released import load_whisper
+        load_whisper(model.semantic, Path(config.whisper))
 
     def audio_loss(indices, generator):
         clips = [store[i] for i in indices]
@@ -388,12 +370,17 @@ def encode_latents(config: Config, source) -> None:
     out = Path(config.out_dir)
     if (out / "latents" / "meta.json").exists():
         return
-    n = min(config.clips, len(source))
+    n, broken = min(config.clips, len(source)), []
     if n < len(source):
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
-    items = list(data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents"))
-    data.name_skipped([i for i in items if isinstance(i, data.BrokenClip)], n, "latents")
-    data.LatentSet.write(out / "latents", [i for i in items if not isinstance(i, data.BrokenClip)])
+    def items():
+        for item in data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents"):
+            if isinstance(item, data.BrokenClip):
+                broken.append(str(item))
+            else:
+                yield item
+        data.name_skipped(broken, n, "latents")
+    data.LatentSet.write(out / "latents", items())
 
 
 def text_reader(config: Config):
@@ -405,24 +392,23 @@ def text_reader(config: Config):
 
 
 def train_talker(config: Config, device, dtype) -> None:
-    latents = data.LatentSet(Path(config.out_dir) / "latents", text_reader(config))
+    clips = data.LatentSet(Path(config.out_dir) / "latents", text_reader(config))
     talker = build("talker", config)
     if config.start and not (Path(config.out_dir) / "talker.pt").exists():
         from lab.released import start_from
         start_from(talker, config.start)
     talker.to(device)
-    talker.longest.fill_(int(latents.frames.max()) // config.patch)
-    items = [latents[i] for i in range(len(latents))]
+    talker.longest.fill_(int(clips.frames.max()) // config.patch)
 
     def loss(indices, generator):
-        batch = {k: v.to(device) for k, v in data.collate([items[i] for i in indices], config.patch).items()}
+        batch = {k: v.to(device) for k, v in data.collate([clips[i] for i in indices], config.patch).items()}
         frames = batch["patches"] * config.patch
         paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
         latents = {"audio": batch["audio"], "motion": batch["motion"]}
         conditions = {"audio": batch["speaker"], "motion": batch["motion"][:, 0]}        # the first frame's motion
         return talker(batch["text"], batch["text_mask"], latents, {n: frames for n in latents}, conditions, paired, generator)
 
-    order = data.BatchOrder(latents.frames, config.talker_batch, config.seed)
+    order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
     fit("talker", talker, loss, order, config.talker_steps, config, device, dtype)
     save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
 
@@ -446,6 +432,9 @@ def open_run(config: Config, source) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path, wanted = out / "config.json", dataclasses.asdict(config)
     free = {"out_dir", "log_every", "save_every", "steps", "guidance", "temperature", "stop_hits", "stop_keeps", "stop_shortest"}
+    if (out / "latents" / "meta.json").exists() and not (out / "talker.pt").exists():    # another talker on the same latents
+        names = [f.name for f in dataclasses.fields(Config)]
+        free |= {"vocabulary", "start", *names[names.index("patch"):]}
     if path.exists():
         was = json.loads(path.read_text())
         changed = [f"{k} was {was.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in free and was.get(k) != v]
@@ -490,8 +479,8 @@ def main() -> None:
         run_stages(groups[0] + groups[1], config)
     encode_latents(config, source)
     run_stages(("talker",), config)
-    import sample                         # here, since sample.py stands above this file and imports it
-    sample.write_grid(out, out / "sample.mp4")
+    from lab.sheet import write_grid      # here, since it and sample.py stand above this file and import it
+    write_grid(out, out / "sample.mp4")
     text, who, what = "bin blue at f two now", "--talker 3", "six unseen sentences by unseen talkers"
     if config.data:
         test = corpus(config, "test")

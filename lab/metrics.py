@@ -1,10 +1,10 @@
 """How good are the clips? Folders of clips in, one table out: truth, autoencoder round trip, generated, and controls.
 
-    python -m lab.metrics --truth T --generated G0 G1 [--fit F] [--roundtrip R] [--refs F2] [--json out.json]
+    python -m lab.metrics --truth T --generated G0 G1 [--also A2V V2A ...] [--fit F] [--roundtrip R] [--refs F2] [--json out.json]
 
-A folder holds NAME.mp4 and, where it is truth, NAME.txt (the sentence) and NAME.npy (true mouth opening, (T,) float32); a name
-ending in _t007 says talker 7. T, R and every G (one a sampling seed) hold the same names: rows are over those that all of them
-have, the rest is counted and named. F holds truth with other sentences of the same talkers (train split, 300 clips or more); all
+A folder holds NAME.mp4 and, where it is truth, NAME.txt (the sentence) and, if known, NAME.npy (true mouth opening, (T,) float32); a name
+ending in _t007 says talker 7. T, R, every G (one a sampling seed) and every other folder (--also, a row each) hold the same
+names: rows are over those that all of them have, the rest is counted and named. F holds truth with other sentences of the same talkers (train split, 300 clips or more); all
 that is learnt here is learnt on F. F2: clips of the talkers to choose from, where they are not F's (unseen talkers).
 
 In every function a video is (T, 64, 64, 3) uint8 at 25 fps and audio (n,) float32 at 16 kHz. What the numbers are:
@@ -13,6 +13,7 @@ word errors   percent of words that pocketsphinx, held to the grammar of the six
               position; also by slot. Nothing decoded is six errors.
 sync r        correlation over a clip of the mouth opening read off the picture with that read off the sound, mean over clips; a
               constant reading counts as 0. The two probes are fitted on F; their r with the truth on unused clips is printed.
+              Real clips have no true opening: it is then what `fit_opening` reads off the picture.
 lag, r there  the shift in frames (-5 to 5, positive: the picture is late) with the highest mean r, and that r.
 frames        mean length; x truth, length r, length error: ratio to truth's, correlation with it, mean distance in frames.
 RMS, silent   level of the sound, full scale 1, mean over clips; percent of clips below 0.005.
@@ -34,7 +35,7 @@ import re
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable
 
@@ -207,22 +208,48 @@ def fit_network(inputs, targets, epochs=8, batch=256):
     return lambda rows: network(torch.tensor((rows - mean) / deviation)).numpy()
 
 
-def fit_probes(clips):
-    """List of true clips (data.Clip with its opening) -> Probes, fitted on four clips of five and tried on the fifth. 20 s.
+def lower_face(video):
+    """(T, 64, 64, 3) -> (T, 20 * 24 * 3): the lower middle of the picture in blocks of 2x2, less its mean over the clip."""
+    blocks = video[:, 24:, 8:56].reshape(len(video), 20, 2, 24, 2, 3).mean((2, 4), dtype=np.float32).reshape(len(video), -1) / 255
+    return blocks - blocks.mean(0)
 
-    ValueError if fewer than 20 clips come with their opening."""
-    clips = [clip for clip in clips if clip.opening is not None]
+
+def whiten(rows, kept):
+    """(N, D) of zero mean -> (D, kept): onto the leading principal components, each of unit variance."""
+    values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
+    return vectors[:, -kept:] / np.sqrt(values[-kept:] + 1e-3 * values[-1])
+
+
+def fit_opening(clips, kept=60):
+    """True clips without a known opening -> function (T, 64, 64, 3) -> (T,) that reads one off the picture: of all linear readings
+    of the lower face the one that the sound can tell best (first pair of a canonical correlation); up where it is loud."""
+    seen = np.concatenate([lower_face(clip.video) for clip in clips])
+    heard = [audio_context(clip.audio)[:len(clip.video)] for clip in clips]
+    heard = [np.pad(rows, ((0, len(clip.video) - len(rows)), (0, 0)), mode="edge") for rows, clip in zip(heard, clips)]
+    heard = np.concatenate([rows - rows.mean(0) for rows in heard])
+    see, hear = whiten(seen, kept), whiten(heard, kept)
+    first = np.linalg.svd((seen @ see).T @ (heard @ hear))[0][:, 0]
+    reading = see @ first * np.sign((seen @ see @ first) @ heard.mean(1))
+    return lambda video: lower_face(video) @ reading
+
+
+def fit_probes(clips):
+    """List of true clips (data.Clip) -> Probes, fitted on four clips of five and tried on the fifth. 20 s.
+
+    Clips without NAME.npy (real ones) get the opening that `fit_opening` reads. ValueError if there are fewer than 20."""
     if len(clips) < 20:
-        raise ValueError(f"the sync probes need true clips with NAME.npy, 300 or more; found {len(clips)}. "
+        raise ValueError(f"the sync probes need true clips, 300 or more; found {len(clips)}. "
                          "`python data.py --export F --split train --talkers 0:32 --n 320` writes such a folder")
+    read = None if all(clip.opening is not None for clip in clips) else fit_opening([c for index, c in enumerate(clips) if index % 5])
+    clips = [replace(clip, opening=read(clip.video)) for clip in clips] if read else clips
 
     def fit(fit_map, features):                             # the sound may be a frame shorter than the video
         pairs = [(features(clip), clip.opening) for index, clip in enumerate(clips) if index % 5]
         return fit_map(*map(np.concatenate, zip(*((rows[:len(opening)], opening[:len(rows)]) for rows, opening in pairs))))
 
-    video_map = fit(fit_ridge, lambda clip: mouth_pixels(clip.video))
+    video_map = None if read else fit(fit_ridge, lambda clip: mouth_pixels(clip.video))
     audio_map = fit(fit_network, lambda clip: audio_context(clip.audio))
-    probes = Probes(lambda video: video_map(mouth_pixels(video)), lambda audio: audio_map(audio_context(audio)), {})
+    probes = Probes(read or (lambda video: video_map(mouth_pixels(video))), lambda audio: audio_map(audio_context(audio)), {})
     probes.held_out = probe_quality(probes, clips[::5])
     return probes
 
@@ -359,11 +386,11 @@ def talker_rules(fit, choices, wanted):
             for column, feature in features.items()}
 
 
-def compare(truth, generated, fit=None, roundtrip=None, refs=None):
-    """Folders (generated: a list of them) -> dict: clips a row, rows (name -> column -> number), probes (r with the true opening,
+def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()):
+    """Folders (generated, also: lists of them) -> dict: clips a row, rows (name -> column -> number), probes (r with the true opening,
     held out on F and on truth), notes (what was missing or broken). ValueError says what a folder lacks."""
     folders = {"truth": truth} | ({"round trip": roundtrip} if roundtrip else {})
-    folders |= {f"generated {seed}": folder for seed, folder in enumerate(generated)}
+    folders |= {f"generated {seed}": folder for seed, folder in enumerate(generated)} | {Path(folder).name: folder for folder in also}
     present = {row: set(clip_names(folder)) for row, folder in folders.items()}
     shared, notes = sorted(set.intersection(*present.values())), []
     if not shared:
@@ -388,6 +415,7 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None):
     probes = fit_probes(fitted) if fit else None
     rules = talker_rules(fitted, choices, {clip.talker for clip in true})
 
+    opened = [clip for clip in true if clip.opening is not None]
     rows, mismatched, heard, seen = {}, {}, {}, {}
     for row in folders:
         audios, videos = [clip.audio for clip in clips[row]], [clip.video for clip in clips[row]]
@@ -403,7 +431,8 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None):
             guesses = nearest([feature(clip) for clip in clips[row]])
             rows[row][column] = 100 * np.mean([guess == clip.talker for guess, clip in zip(guesses, true)])
         if row == "round trip":
-            rows[row] |= psnr(videos, [clip.video for clip in true])
+            found = psnr(videos, [clip.video for clip in true])
+            rows[row] |= found if opened else {"PSNR": found["PSNR"]}                    # where the mouth of a real face is, nobody knows
 
     seeds = [row for row in folders if row.startswith("generated")]
     rows["generated, mean"] = mean_of([rows[seed] for seed in seeds])
@@ -411,7 +440,6 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None):
     rows["mismatched generated"] = mean_of([mismatched[seed] for seed in seeds])
     if len(seeds) > 1 and probes:
         rows["same text, other seed"] = mean_of([sync(heard[seed], seen[other]) for seed, other in zip(seeds, np.roll(seeds, 1))])
-    opened = [clip for clip in true if clip.opening is not None]
     quality = {"held out": probes.held_out} if probes else {}
     quality |= {"on truth": probe_quality(probes, opened)} if probes and opened else {}
     return dict(clips=len(names), rows=rows, notes=notes, probes=quality)
@@ -433,9 +461,10 @@ def table(rows):
 def main():
     parser = argparse.ArgumentParser(prog="python -m lab.metrics", description="Measure folders of clips against truth.")
     parser.add_argument("--truth", required=True, metavar="T", help="true clips of test sentences")
-    parser.add_argument("--fit", metavar="F", help="true clips of other sentences, 300 or more, with NAME.npy, to fit the probes on; "
+    parser.add_argument("--fit", metavar="F", help="true clips of other sentences, 300 or more, to fit the probes on; "
                         "without it there is no sync, voice and looks")
     parser.add_argument("--generated", required=True, nargs="+", metavar="G", help="generated clips, one folder a sampling seed")
+    parser.add_argument("--also", nargs="+", default=(), metavar="A", help="other clips of the same names, such as those of lab.gallery")
     parser.add_argument("--roundtrip", metavar="R", help="truth through the autoencoders")
     parser.add_argument("--refs", metavar="F2", help="clips of the talkers to choose from, if they are not F's")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
@@ -448,7 +477,7 @@ def main():
     for note in result["notes"]:
         print("note:", textwrap.shorten(note, 400, placeholder=" ..."), file=sys.stderr)        # the json has it whole
     quality = "; ".join(f"{where} {r['video']:.3f} (video) {r['audio']:.3f} (audio)" for where, r in result["probes"].items())
-    print(f"{result['clips']} clips a row. Correlation of the probes with the true mouth opening: {quality or 'not asked for'}\n")
+    print(f"{result['clips']} clips a row. Correlation of the probes with the mouth opening: {quality or 'not asked for'}\n")
     print(table(result["rows"]))
     if target:
         target.write_text(json.dumps(options | result, indent=1, default=float) + "\n")

@@ -42,6 +42,7 @@ LOCAL_BLOCKS = {
     "norm.weight": "norm.scale",
 }
 PATCH_ENCODER = LOCAL_BLOCKS | {"cls": "cls_token", "input.weight": "input_proj.weight", "input.bias": "input_proj.bias"}
+PROJECTOR = {"project.weight": "linear1.weight", "project.bias": "linear1.bias"}
 HEAD = {ours: f"decoder.{theirs}" if isinstance(theirs, str) else tuple(f"decoder.{t}" for t in theirs)
         for ours, theirs in LOCAL_BLOCKS.items()} | {
     f"{ours}.{p}": f"{theirs}.{p}" for p in ("weight", "bias") for ours, theirs in (
@@ -94,16 +95,17 @@ def rename(state: dict[str, Tensor], table: dict, prefix: str, shapes: dict[str,
 
 def load_talker(talker, state: dict[str, Tensor], names=(("audio", "speech"), ("motion", "motion"))) -> None:
     """Fill a model.Talker (two modalities, separate heads) with a released speech_llm state dict."""
-    local = lambda module: module.blocks[0].attention.head_dim
-    parts = [(talker.backbone, BACKBONE, "llm.model.", None)]
-    for ours, theirs in names:
-        parts += [(talker.heads[ours], HEAD, f"{theirs}_cfm.estimator.", local(talker.heads[ours])),
-                  (talker.encoders[ours], PATCH_ENCODER | {f"project.{p}": f"../projector_{theirs}.linear1.{p}" for p in ("weight", "bias")},
-                   f"{theirs}_patch_encoder.", local(talker.encoders[ours]))]
     used = set()
-    for module, table, prefix, head_dim in parts:
-        flat = state | {f"{prefix}../{k}": v for k, v in state.items() if k.startswith("projector_")}
-        module.load_state_dict(rename(flat, table, prefix, module.state_dict(), head_dim, used))
+    def fill(module, table, prefix, local=True, more=None):
+        found = rename(state, table, prefix, {n: x for n, x in module.state_dict().items() if not n.startswith("project.")},
+                       module.blocks[0].attention.head_dim if local else None, used)
+        module.load_state_dict(found | (more or {}))
+    fill(talker.backbone, BACKBONE, "llm.model.", local=False)
+    for ours, theirs in names:
+        fill(talker.heads[ours], HEAD, f"{theirs}_cfm.estimator.")
+        encoder = talker.encoders[ours]
+        fill(encoder, PATCH_ENCODER, f"{theirs}_patch_encoder.", more=rename(
+            state, PROJECTOR, f"projector_{theirs}.", {f"project.{n}": x for n, x in encoder.project.state_dict().items()}, used=used))
     whole = {"llm.model.embed_tokens.weight": talker.embedding.weight, "task_embedding.weight": talker.task.weight,
              "motion_pad_emb": talker.no_video, "head_stop.proj.weight": talker.stop.project.weight,
              "head_stop.proj.bias": talker.stop.project.bias, "head_stop.head.weight": talker.stop.out.weight}
@@ -111,7 +113,6 @@ def load_talker(talker, state: dict[str, Tensor], names=(("audio", "speech"), ("
     with torch.no_grad():
         for name, ours in whole.items():
             ours.copy_(found[name])
-    used |= {n.partition("../")[2] for n in used}
     no_surplus(state, used, ("llm.lm_head.", "pretrained_speech_encoder.", "spk."), "rope.w")        # tied; other models; a table of angles
 
 
@@ -248,6 +249,15 @@ def start_from(talker: Talker, source: str) -> None:
     talker.embedding.load_state_dict(rename(state, {"weight": "embed_tokens.weight"}, "model.", talker.embedding.state_dict()))
 
 
+def load_whisper(encoder, path: Path) -> None:
+    """Fill a WhisperEncoder with OpenAI's weights, such as large-v3.pt (their file holds the decoder too; it is left out)."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file. Whisper's weights are those that `whisper.load_model('large-v3')` keeps in ~/.cache/whisper")
+    state, used = read_weights(path.parent, path.name), set()
+    encoder.load_state_dict(rename(state, WHISPER, "encoder.", encoder.state_dict(), used=used))
+    no_surplus({n: x for n, x in state.items() if n.startswith("encoder.")}, used, (), "positional_embedding")       # computed here
+
+
 def build_audio(state: dict[str, Tensor], heads: int | None = None) -> WhisperXVAE:
     """The released WhisperX-VAE, loaded. heads: of Whisper (64 channels each, if not given)."""
     require(state, ("CodecEnc.block.0.weight_v", "vae.out_proj.weight_v", "semantic_model.encoder.positional_embedding"))
@@ -316,7 +326,7 @@ def read_weights(folder: Path, pattern: str) -> dict[str, Tensor]:
                              f"you trust where it comes from, convert it once (the released .ckpt needs pip install omegaconf for this):\n  "
                              f"python -c \"import torch; s = torch.load('{path}', map_location='cpu', weights_only=False); "
                              f"torch.save(s.get('state_dict', s), '{path.with_suffix('.weights' + path.suffix)}')\"") from None
-        found |= state.get("state_dict", state)
+        found |= state.get("state_dict", state.get("model_state_dict", state))
     return {name: x.float() for name, x in found.items() if isinstance(x, Tensor)}
 
 

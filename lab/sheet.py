@@ -1,14 +1,19 @@
 """A contact sheet: every row shows one clip, at evenly spaced moments.
 
     python -m lab.sheet a.mp4 b.mp4 ... --out sheet.png [--columns 16] [--size 64]
+
+And `write_grid`, the sample.mp4 at the end of a training run.
 """
 import argparse
+import itertools
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 
 import data
+import train
+from sample import Job, Models, usable
 
 
 def sheet(paths: list, columns: int, size: int) -> np.ndarray:
@@ -17,6 +22,30 @@ def sheet(paths: list, columns: int, size: int) -> np.ndarray:
     moments = np.linspace(0, max(map(len, videos)) - 1, columns).astype(int)
     blank = np.full((size, size, 3), 255, np.uint8)
     return np.concatenate([np.concatenate([v[t] if t < len(v) else blank for t in moments], 1) for v in videos])
+
+
+def write_grid(folder: Path, path: Path, n=6) -> None:
+    """n test sentences by unseen talkers, generated at the left and true at the right of each pair; one speaks at a time."""
+    models = Models(folder)
+    c = models.config
+    source = train.corpus(c, "test", n, data.SyntheticCorpus.UNSEEN)
+    truths = list(itertools.islice(usable(source), n))
+    if c.data:                            # a real clip speaks with the voice and face of the next one
+        references = [models.clip_reference(t) for t in truths[1:] + truths[:1]]
+    else:
+        references = [models.talker_reference(t.talker) for t in truths]
+    clips, _ = models.generate([Job(t.text, who, i) for i, (t, who) in enumerate(zip(truths, references))])
+    cells = [cell for t, made in zip(truths, clips) for cell in (made, (t.video, t.audio))]
+    still = np.stack([video[0] for video, _ in cells])                                   # (2 n, S, S, 3)
+    columns, frames, sound = (4 if len(truths) % 2 == 0 else 2), [], []
+    for i, (video, audio) in enumerate(cells):
+        for picture in video:
+            now = still.copy()
+            now[i] = picture
+            now[i][[0, -1]] = now[i][:, [0, -1]] = 255                                   # a white frame round the one that speaks
+            frames.append(now.reshape(-1, columns, c.size, c.size, 3).swapaxes(1, 2).reshape(-1, columns * c.size, 3))
+        sound.append(audio)
+    data.write_clip(path, np.stack(frames), np.concatenate(sound), c.sample_rate, side=max(256, 3 * 4 * c.size))
 
 
 def main() -> None:

@@ -1,0 +1,36 @@
+"""Command line -> a dataclass of settings: --config PRESET, then --field=value or --field value, checked by name and type."""
+import dataclasses
+import difflib
+import sys
+
+
+def read_settings(arguments: list[str], Config, presets: dict[str, dict], about: str):
+    """arguments: words of the command line; presets: name -> what it changes of Config's defaults; about: the text of --help.
+
+    An unknown field, preset or value is a ValueError that says what was meant."""
+    if {"-h", "--help"} & set(arguments):
+        fields = "\n".join(f"  --{f.name}={getattr(Config, f.name)!r}" for f in dataclasses.fields(Config))
+        sys.exit(f"{about}\nFields, with the values of small (presets: {', '.join(presets)}):\n{fields}")
+    given, rest = {}, list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--"):
+            raise ValueError(f"'{word}' is not an option; write --field=value or --field value")
+        name, separator, value = word[2:].partition("=")
+        if not separator and not rest:
+            raise ValueError(f"--{name} needs a value: --{name}=...")
+        given[name] = value if separator else rest.pop(0)
+    types = {f.name: f.type for f in dataclasses.fields(Config)}
+    preset = given.get("config", "small")
+    if preset not in presets:
+        raise ValueError(f"there is no preset '{preset}'; there are: {', '.join(presets)}")
+    config = Config(**{"config": preset, "out_dir": f"out/{preset}", **presets[preset]})
+    for name, value in given.items():
+        if name not in types:
+            near = difflib.get_close_matches(name, types, 1, 0)[0]
+            raise ValueError(f"there is no field '{name}'; did you mean --{near} (now {getattr(config, near)!r})?")
+        try:
+            setattr(config, name, types[name](value))
+        except ValueError:
+            raise ValueError(f"--{name} is {types[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
+    return config
