@@ -94,6 +94,7 @@ class Config:
     motion_weight: float = 1.0
     motion_delay: int = 0                 # patches by which the motion lags
     regression: float = 1.0               # auxiliary loss, see model.Talker
+    jitter: int = 0                       # up to so many frames are cut off at the start: patches of every phase, where clips are few
     speech_only: float = 0.1              # share of samples that are treated as having no video
     talker_steps: int = 1400
     talker_batch: int = 32
@@ -121,7 +122,8 @@ PRESETS = {
                  speaker_size=8, speaker_steps=2, speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
                  motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
                  head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
-    "grid": dict(size=128, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=32, motion_coarse=128, motion_fine=96, motion_steps=1800),
+    "grid": dict(size=128, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=32, motion_coarse=128, motion_fine=96, motion_steps=1800,
+                 jitter=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
                   audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
@@ -137,7 +139,7 @@ STAGES = ("audio", "speaker", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    zero = ("seed", "motion_delay", "stop_keeps", "stop_shortest")
+    zero = ("seed", "jitter", "motion_delay", "stop_keeps", "stop_shortest")
     for field in dataclasses.fields(Config):
         lowest = 0 if field.type is float or field.name in zero else 1
         if field.type is not str and getattr(config, field.name) < lowest:
@@ -401,7 +403,11 @@ def train_talker(config: Config, device, dtype) -> None:
     talker.longest.fill_(int(clips.frames.max()) // config.patch)
 
     def loss(indices, generator):
-        batch = {k: v.to(device) for k, v in data.collate([clips[i] for i in indices], config.patch).items()}
+        items = [clips[i] for i in indices]
+        if config.jitter:
+            cuts = torch.randint(0, config.jitter + 1, (len(items),), generator=generator, device=device).tolist()
+            items = [{k: v[cut:] if k in clips.sequences else v for k, v in item.items()} for item, cut in zip(items, cuts)]
+        batch = {k: v.to(device) for k, v in data.collate(items, config.patch).items()}
         frames = batch["patches"] * config.patch
         paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
         latents = {"audio": batch["audio"], "motion": batch["motion"]}

@@ -23,6 +23,7 @@ def cores() -> int:
 
 def prepare_machine(device: torch.device, threads: int | None = None) -> torch.dtype:
     """Threads, allocator, and the dtype in which matrix products are fastest here: found out, not assumed."""
+    torch.set_flush_denormal(True)        # numbers below 1e-38 count as 0: a trained network meets many, and each costs 100 products
     if threads:
         torch.set_num_threads(threads)
     if device.type == "cuda":
