@@ -226,7 +226,7 @@ def write_clip(path, video, audio, sample_rate, side=256):
     wide, high = (2 * int(np.ceil(enlarge * length / 2)) for length in (width, height))          # H.264 wants even sides
     pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"]
     coding = ["-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-crf", 14, "-pix_fmt", "yuv420p",
-              "-movflags", "+faststart", "-t", frames / FPS, f"file:{path}"]
+              "-movflags", "+faststart", "-t", frames / FPS, "-f", "mp4", f"file:{path}.part"]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         sound = []
@@ -236,6 +236,7 @@ def write_clip(path, video, audio, sample_rate, side=256):
             soundfile.write(f"{folder}/audio.wav", fit_length(audio, frames, sample_rate).clip(-1, 1), sample_rate)
             sound = ["-i", f"{folder}/audio.wav", "-c:a", "aac", "-b:a", "128k"]
         run_ffmpeg(path, *pictures, *sound, *coding, data=video.tobytes())
+        os.replace(f"{path}.part", path)                # a killed run leaves no half of a clip
 
 
 def fit_length(audio, frames, sample_rate):
@@ -323,7 +324,8 @@ class ClipFolder:
 class ClipStore:
     """Decoded clips in a folder made by cache_clips, memory-mapped, so that memory stays bounded however many there are.
 
-    frames: (n,) lengths. skipped: list of broken clips, one line each. size, sample_rate, key: of the clips."""
+    frames: (n,) lengths. skipped: list of broken clips, one line each. places: number of a clip in its source -> in here. size,
+    sample_rate, key: of the clips."""
 
     def __init__(self, folder):
         if not (Path(folder) / "index.json").is_file():
@@ -331,7 +333,8 @@ class ClipStore:
         self.index = json.loads((Path(folder) / "index.json").read_text())
         self.size, self.sample_rate, self.key, self.skipped = (
             self.index[name] for name in ("size", "sample_rate", "key", "skipped"))
-        self.frames = np.array([length for *_, length in self.index["clips"]])
+        self.frames = np.array([clip[4] for clip in self.index["clips"]])
+        self.places = {clip[5]: place for place, clip in enumerate(self.index["clips"])}
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=(self.starts[-1], self.size, self.size, 3))
         self.audio = np.memmap(f"{folder}/audio.i16", np.int16, "r")
@@ -340,7 +343,7 @@ class ClipStore:
         return len(self.frames)
 
     def __getitem__(self, index):
-        name, text, talker, opening, _ = self.index["clips"][index]
+        name, text, talker, opening, *_ = self.index["clips"][index]
         start, end = self.starts[index], self.starts[index + 1]
         audio = self.audio[start * self.sample_rate // FPS:end * self.sample_rate // FPS].astype(np.float32) / 32767
         return Clip(name, text, self.video[start:end], audio, talker, opening and np.array(opening, np.float32))
@@ -361,14 +364,14 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
     folder.mkdir(parents=True, exist_ok=True)
     clips, skipped = [], []
     with open(folder / "video.u8", "wb") as video, open(folder / "audio.i16", "wb") as audio:
-        for clip in parallel(make_clip, source, n, workers, label):
+        for number, clip in enumerate(parallel(make_clip, source, n, workers, label)):
             if isinstance(clip, BrokenClip):
                 skipped.append(str(clip))
                 continue
             video.write(clip.video)
             audio.write(np.round(clip.audio * 32767).astype(np.int16))
             opening = None if clip.opening is None else [round(float(value), 4) for value in clip.opening]
-            clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
+            clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video), number))
     name_skipped(skipped, n, label)
     write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped,
                            clips=clips))

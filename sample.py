@@ -88,7 +88,9 @@ class Models:
         """(G,): the voice that a film has, or, if it is silent, the mean voice of the clips that the model was trained on."""
         try:
             return self.voice(data.read_audio(path, self.config.sample_rate))
-        except data.BrokenClip:
+        except data.BrokenClip as error:
+            if "no audio stream" not in error.reason:
+                raise
             if not (Path(self.folder) / "latents" / "meta.json").exists():
                 raise ValueError(f"{path} is silent: whose voice? give --voice a.wav") from None
             voices = data.LatentSet(Path(self.folder) / "latents").arrays["speaker"]
@@ -102,7 +104,10 @@ class Models:
             raise ValueError("this audio autoencoder can't read: say with --text what is spoken")
         wave = F.pad(torch.from_numpy(wave), (0, -len(wave) % self.audio.samples)).to(self.device)
         ids = self.audio.reader(self.audio.semantics(wave[None]))[0].argmax(-1).unique_consecutive().tolist()
-        return "".join(data.TEXT_VOCAB[i] for i in ids if i > 1).strip()
+        text = "".join(data.TEXT_VOCAB[i] for i in ids if i > 1).strip()
+        if not any(mark.isalnum() for mark in text):
+            raise ValueError("no word was understood in this speech: say with --text what is spoken")
+        return text
 
     @torch.inference_mode()
     def sound_latents(self, wave: np.ndarray) -> Tensor:
@@ -141,10 +146,11 @@ class Models:
         pick = lambda value, preset: preset if value is None else value
         sampling = dict(steps=pick(steps, c.steps), guidance=pick(guidance, c.guidance), temperature=pick(temperature, c.temperature))
         known, longest = self.limits(first)
+        shortest = longest + c.motion_delay if first.frames else max(c.stop_shortest, known + c.motion_delay if known else 0)
         waiting = {n: [] for n in self.talker.modalities}                                # a stream ahead of a delayed one waits for it
         done = torch.full((len(jobs),), bool(first.frames), device=self.device)
         for patch, finished in self.talker.generate(text, mask, conditions, noise, longest + c.motion_delay, given, stop_hits=c.stop_hits,
-                                                    stop_keeps=bool(c.stop_keeps), shortest=max(c.stop_shortest, known), **sampling):
+                                                    stop_keeps=bool(c.stop_keeps), shortest=shortest, **sampling):
             for n, frames in patch.items():
                 waiting[n].append(frames)
             alive = torch.ones_like(done) if first.frames else ~done if c.stop_keeps else ~(done | finished)
@@ -219,13 +225,21 @@ class Models:
 
 
 # ------------------------------------------------------------------------------------------------------------ the tasks
+def check_length(frames: int) -> None:
+    if not data.SHORTEST <= frames <= data.LONGEST:
+        raise ValueError(f"what is given lasts {frames / data.FPS:.2f} s; it must be {data.SHORTEST / data.FPS} to {data.LONGEST // data.FPS} s")
+
+
 def speech_job(models: Models, wave: np.ndarray, who: Reference, text: str | None = None) -> Job:
     """A face for a speech (n,): the audio patches are given, the motion is sampled. Without a text, the one that is heard."""
-    return Job(text or models.hear(wave), who, given={"audio": models.sound_latents(wave)}, frames=-(-len(wave) // models.audio.samples), sound=wave)
+    frames = -(-len(wave) // models.audio.samples)
+    check_length(frames)
+    return Job(text or models.hear(wave), who, given={"audio": models.sound_latents(wave)}, frames=frames, sound=wave)
 
 
 def dubbing_job(models: Models, video: np.ndarray, text: str, who: Reference, pictures: np.ndarray | None = None) -> Job:
     """A speech for a face (T, S, S, 3): the motion is given, the audio is sampled. pictures: the same frames at any size, to show."""
+    check_length(len(video))
     return Job(text, who, given={"motion": models.picture_latents(video)}, frames=len(video), pictures=video if pictures is None else pictures)
 
 
@@ -234,7 +248,7 @@ def continuation_job(models: Models, clip: data.Clip, seconds: float, text: str,
 
     The encoders see the whole clip, so that the prefix does not sound as if it ended there.
     """
-    frames = int(seconds * data.FPS) // models.config.patch * models.config.patch
+    frames = int(round(seconds * data.FPS, 6)) // models.config.patch * models.config.patch
     if not 0 < frames < len(clip.video):
         raise ValueError(f"--prefix-seconds must be from {models.config.patch / data.FPS} (a patch) up to less than the clip's "
                          f"{len(clip.video) / data.FPS:.2f} s, not {seconds:g}")
@@ -252,8 +266,8 @@ def sample_folder(models: Models, jobs: list[tuple[str, Job]], out: Path, batch=
             part = jobs[at:at + batch]
             clips, done = models.generate([job for _, job in part], **sampling)
             for (name, job), (video, audio), stopped in zip(part, clips, done):
-                data.write_clip(out / f"{name}.mp4", video, audio, models.config.sample_rate)
                 (out / f"{name}.txt").write_text(job.text + "\n", encoding="utf-8")
+                data.write_clip(out / f"{name}.mp4", video, audio, models.config.sample_rate)
                 seconds += len(video) / data.FPS
                 endless += [] if stopped else [name]
             bar.update(len(part))
@@ -282,8 +296,8 @@ def read_jobs(path: Path, models: Models, default: Reference | None, seed: int) 
     return jobs
 
 
-def usable(source):
-    """The clips of a source, one after the other; broken ones are named and passed over. ValueError if all are broken."""
+def usable(source, needed=True):
+    """The clips of a source, one after the other; broken ones are named and passed over. ValueError if all are broken and one is needed."""
     found = 0
     for i in range(len(source)):
         clip = data.make_clip(source, i)
@@ -292,7 +306,7 @@ def usable(source):
             continue
         found += 1
         yield clip
-    if not found:
+    if not found and needed:
         raise ValueError(f"none of the {len(source)} clips can be used")
 
 
@@ -332,6 +346,8 @@ def parse() -> argparse.Namespace:
     complain(a.text and (a.texts or a.roundtrip), "--text does not go with --texts or --roundtrip")
     complain((a.video or a.prefix_seconds is not None) and not a.text, "say with --text what is spoken")
     complain(a.prefix_seconds is not None and not a.ref, "--prefix-seconds goes on from a clip: give --ref clip.mp4")
+    complain(a.texts and not (a.ref or a.talker is not None) and bool(a.voice) != bool(a.face), "--texts needs both --voice and --face, or --ref or "
+             "--talker to take the other from")
     complain(a.video and a.face, "--video brings its own face: leave --face out")
     complain(a.n < 1 or a.n > 1 and (a.texts or a.roundtrip or a.stream), "--n is a number of samples of one text, from 1 on, without --stream")
     complain(a.stream and (a.texts or a.roundtrip), "--stream goes with one sample")

@@ -75,6 +75,7 @@ class Config:
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8 (paper: up to 64 x 64, half of it with each doubling from there)
     motion_fine: int = 48                 # and at 16 x 16
+    motion_sketch: int = 0                # side of a small picture whose principal components are where it starts; 0: none
     motion_steps: int = 900
     motion_batch: int = 8                 # clips, with 4 pairs of frames from each
     # talker
@@ -122,8 +123,8 @@ PRESETS = {
                  speaker_size=8, speaker_steps=2, speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
                  motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
                  head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
-    "grid": dict(size=128, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=32, motion_coarse=128, motion_fine=96, motion_steps=1800,
-                 jitter=3),
+    "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=32, motion_coarse=128, motion_fine=96, motion_sketch=24,
+                 motion_steps=1800, jitter=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
                   audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
@@ -139,7 +140,7 @@ STAGES = ("audio", "speaker", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    zero = ("seed", "jitter", "motion_delay", "stop_keeps", "stop_shortest")
+    zero = ("seed", "jitter", "motion_sketch", "motion_delay", "stop_keeps", "stop_shortest")
     for field in dataclasses.fields(Config):
         lowest = 0 if field.type is float or field.name in zero else 1
         if field.type is not str and getattr(config, field.name) < lowest:
@@ -153,6 +154,10 @@ def parse_config(arguments: list[str]) -> Config:
         raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
     if config.whisper and config.autoencoders != "paper":
         raise ValueError("--whisper goes with --autoencoders=paper; the small ones train an encoder of their own")
+    if config.motion_sketch and (config.autoencoders == "paper" or config.motion_size > 3 * config.motion_sketch ** 2):
+        raise ValueError("--motion_sketch goes with --autoencoders=small, and needs at least as many colours as there are directions (--motion_size)")
+    if config.jitter + config.patch > data.SHORTEST:
+        raise ValueError(f"--jitter and --patch are at most {data.SHORTEST} frames together, the shortest clip's length")
     if config.speech_only >= 1:
         raise ValueError("--speech_only must be below 1, or the motion head would learn nothing")
     return config
@@ -264,7 +269,8 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     if stage == "speaker":
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
-        return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
+        return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine,
+                                 sketch=c.motion_sketch).to(memory_format=torch.channels_last)
     modalities = {"audio": Modality(c.audio_latent, c.speaker_size),
                   "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
     heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
@@ -317,6 +323,8 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     if stage == "audio" and config.whisper and not (out / "audio.pt").exists():
         from lab.released import load_whisper
         load_whisper(model.semantic, Path(config.whisper))
+    if stage == "motion" and config.motion_sketch and not (out / "motion.pt").exists():
+        model.start_sketch(as_input(store[i].video[::8]).to(device) for i in range(0, len(store), max(1, len(store) // 300)))
 
     def audio_loss(indices, generator):
         clips = [store[i] for i in indices]
@@ -358,8 +366,7 @@ def encoders(out: Path) -> tuple:
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why there is none."""
     audio, motion, speaker, store = encoders(out)
-    cached = index < len(store) and not store.skipped
-    clip = store[index] if cached else data.make_clip(source, index)
+    clip = store[store.places[index]] if index in store.places else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
     wave = torch.from_numpy(clip.audio)[None]
@@ -489,8 +496,9 @@ def main() -> None:
     write_grid(out, out / "sample.mp4")
     text, who, what = "bin blue at f two now", "--talker 3", "six unseen sentences by unseen talkers"
     if config.data:
-        test = corpus(config, "test")
-        text, who = test.text(0), f"--ref {test.paths[0]}"
+        clips = corpus(config, "all")
+        first = next(i for i in range(len(clips)) if isinstance(data.make_clip(clips, i), data.Clip))
+        text, who = clips.text(first), f"--ref {clips.paths[first]}"
         what = "texts of test clips, each in the voice and with the face of the next clip"
     print(f"""
 Finished in {(time.time() - start) / 60:.1f} minutes.
@@ -504,7 +512,7 @@ def plainly(function, *arguments) -> None:
     """Run it; what goes wrong is said in plain words and ends this process."""
     try:
         function(*arguments)
-    except (ValueError, FileNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command resumes from the last checkpoints")

@@ -6,7 +6,7 @@
     autoencoders  encode and decode, in seconds of clip per second
     growth        sampling against length, batch and width (with --plot growth.png, needs matplotlib)
 
---config PRESET or any field of train.py sets the sizes. --released PATH, a checkout of the released code (github.com/zhenye234/Talker-T2AV),
+--config=PRESET or any field of train.py as --name=value sets the sizes. --released PATH, a checkout of the released code (github.com/zhenye234/Talker-T2AV),
 adds its training step and its generation at the same sizes and with the same weights, after checking that both compute the same
 numbers; it needs transformers, safetensors and pydantic. What is compared takes turns within one process, and each figure is the
 median of its turns. Weights are random: they cost as much as trained ones.
@@ -46,7 +46,7 @@ def take_turns(functions: dict, turns=5, warm=1) -> dict[str, float]:
 
 
 def peak(device, side=2048) -> dict[str, float]:
-    """dtype -> GFLOP/s of a square matrix product, the best of its turns counted by the median of pairs."""
+    """dtype -> GFLOP/s of a square matrix product."""
     def product(dtype):
         a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
         return lambda: [a @ b for _ in range(4)]
@@ -273,20 +273,21 @@ def plot(growth: dict[str, list], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["peak", "train", "sample", "autoencoders", "growth"])
+    parser.add_argument("parts", nargs="*", default=["peak", "train", "sample", "autoencoders", "growth"], help="which of the above; none with "
+                        "--released alone: `python -m lab.bench none --released PATH`")
     parser.add_argument("--released", type=Path, help="a checkout of the released code")
     parser.add_argument("--medium", action="store_true", help="the widths of `paper` with fewer layers, instead of `small`")
     parser.add_argument("--plot", type=Path, help="draw the growth here")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     a, fields = parser.parse_known_args()
-    config = train.parse_config(fields + [f"--{k}={v}" for k, v in (MEDIUM if a.medium else {}).items()])
+    config = train.parse_config([f"--{k}={v}" for k, v in (MEDIUM if a.medium else {}).items()] + fields)
     device = pick_device()
     dtype, found = prepare_machine(device), {}
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {dtype}; preset {config.config}" + (", widths of paper" if a.medium else ""))
     for part in a.parts:
-        if part not in ("peak", "train", "sample", "autoencoders", "growth", "released"):
-            parser.error(f"there is no part '{part}'")
+        if part not in ("peak", "train", "sample", "autoencoders", "growth", "none"):
+            parser.error(f"there is no part '{part}' (fields are given as --name=value)")
     if {"peak", "train"} & set(a.parts):
         found["peak"] = peak(device)
         print(f"\npeak, GFLOP/s\n{table([found['peak']])}")

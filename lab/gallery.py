@@ -33,10 +33,11 @@ def write_clips(clips, folder: Path, sample_rate: int, total: int) -> None:
     for clip in tqdm(clips, desc=f"writing {folder.name}", total=total, unit="clip"):
         if (folder / f"{clip.name}.mp4").exists():
             continue
-        data.write_clip(folder / f"{clip.name}.mp4", clip.video, clip.audio, sample_rate)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{clip.name}.txt").write_text(clip.text + "\n", encoding="utf-8")
         if clip.opening is not None:
             np.save(folder / f"{clip.name}.npy", clip.opening)
+        data.write_clip(folder / f"{clip.name}.mp4", clip.video, clip.audio, sample_rate)        # last: what has an mp4 is complete
 
 
 def write_tasks(models, clips: list, out: Path, seed: int) -> None:
@@ -106,8 +107,13 @@ def main() -> None:
         source = data.ClipFolder(a.data, "all", c.size, c.sample_rate, data.parse_crop(c.crop))
     else:
         source = train.corpus(c, "test", a.n)
-    clips = list(itertools.islice(sample.usable(source), a.n))
-    write_clips(itertools.islice(sample.usable(train.corpus(c, "train", a.fit)), a.fit), a.out / "fit", c.sample_rate, a.fit)
+    long = (clip for clip in sample.usable(source) if len(clip.video) > data.FPS + c.patch)      # long enough to be continued after 1 s
+    clips = list(itertools.islice(long, a.n))
+    training = train.corpus(c, "train", a.fit, range(32))
+    if not clips or min(a.fit, len(training)) < 20:
+        raise ValueError(f"a gallery needs a test clip of more than {1 + c.patch / data.FPS:.2f} s ({len(clips)} here) and at least 20 training clips "
+                         f"to fit its probes on ({min(a.fit, len(training))} here)")
+    write_clips(itertools.islice(sample.usable(training), a.fit), a.out / "fit", c.sample_rate, min(a.fit, len(training)))
     write_tasks(models, clips, a.out, a.seed)
     page = write_page(a.out, [clip.name for clip in clips[:a.show]], f"{a.ckpt}, {len(clips)} test clips, seed {a.seed}.")
     others = " ".join(str(a.out / task) for task in ("a2v", "v2a", "continuation"))

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from queue import Queue
 
 import imageio_ffmpeg
@@ -22,6 +23,8 @@ class LiveWriter:
         """path: an .mp4, or '-' for standard output. height, width: of the pictures, enlarged until the shorter is `side`."""
         enlarge = max(1, side / min(height, width))
         high, wide = (2 * int(np.ceil(enlarge * length / 2)) for length in (height, width))
+        if str(path) != "-":
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
         hears, speaks = os.pipe()
         command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
                    "-r", str(FPS), "-i", "pipe:0", "-f", "f32le", "-ar", str(sample_rate), "-ac", "1", "-i", f"pipe:{hears}",

@@ -126,11 +126,13 @@ def recognise(audios):
     return [words for share in done for words in share]
 
 
+def in_grammar(text):
+    """Whether a text is a sentence of the grammar, such as 'bin blue at a one now': only those can be measured in words."""
+    return len(text.split()) == len(GRAMMAR) and all(word in choices for word, choices in zip(text.split(), GRAMMAR))
+
+
 def wrong_words(heard, texts):
-    """What `recognise` gave, and the n texts -> (n, 6) bool, True where a word is wrong. ValueError for other texts."""
-    for text in texts:
-        if len(text.split()) != len(GRAMMAR) or any(word not in choices for word, choices in zip(text.split(), GRAMMAR)):
-            raise ValueError(f"{text!r} (NAME.txt) is not a sentence of the grammar, such as 'bin blue at a one now'")
+    """What `recognise` gave, and n texts of the grammar -> (n, 6) bool, True where a word is wrong."""
     return np.array([[not words or words[slot] != word for slot, word in enumerate(text.split())]
                      for words, text in zip(heard, texts)])
 
@@ -390,7 +392,12 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()):
     """Folders (generated, also: lists of them) -> dict: clips a row, rows (name -> column -> number), probes (r with the true opening,
     held out on F and on truth), notes (what was missing or broken). ValueError says what a folder lacks."""
     folders = {"truth": truth} | ({"round trip": roundtrip} if roundtrip else {})
-    folders |= {f"generated {seed}": folder for seed, folder in enumerate(generated)} | {Path(folder).name: folder for folder in also}
+    seeds = [f"generated {seed}" for seed in range(len(generated))]
+    folders |= dict(zip(seeds, generated))
+    for folder in also:
+        if Path(folder).name in folders:
+            raise ValueError(f"{folder}: there is a row '{Path(folder).name}' already; rename the folder")
+        folders[Path(folder).name] = folder
     present = {row: set(clip_names(folder)) for row, folder in folders.items()}
     shared, notes = sorted(set.intersection(*present.values())), []
     if not shared:
@@ -412,6 +419,8 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()):
     true, texts = clips["truth"], [clip.text for clip in clips["truth"]]
     others, known = mismatch(texts), len(set(texts) & {clip.text for clip in fitted})
     notes += [f"{known} of the test sentences are in {fit} too"] if known else []
+    spoken = all(map(in_grammar, texts))
+    notes += [] if spoken else ["no word errors: the recogniser is held to GRID's grammar, and some texts are not of it"]
     probes = fit_probes(fitted) if fit else None
     rules = talker_rules(fitted, choices, {clip.talker for clip in true})
 
@@ -419,9 +428,11 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()):
     rows, mismatched, heard, seen = {}, {}, {}, {}
     for row in folders:
         audios, videos = [clip.audio for clip in clips[row]], [clip.video for clip in clips[row]]
-        words = recognise(audios)
-        rows[row] = error_columns(wrong_words(words, texts))
-        mismatched[row] = error_columns(wrong_words(words, [texts[other] for other in others]))
+        rows[row], mismatched[row] = {}, {}
+        if spoken:
+            words = recognise(audios)
+            rows[row] = error_columns(wrong_words(words, texts))
+            mismatched[row] = error_columns(wrong_words(words, [texts[other] for other in others]))
         if probes:
             heard[row], seen[row] = [*map(probes.audio, audios)], [*map(probes.video, videos)]
             rows[row] |= sync(heard[row], seen[row])
@@ -431,10 +442,9 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()):
             guesses = nearest([feature(clip) for clip in clips[row]])
             rows[row][column] = 100 * np.mean([guess == clip.talker for guess, clip in zip(guesses, true)])
         if row == "round trip":
-            found = psnr(videos, [clip.video for clip in true])
-            rows[row] |= found if opened else {"PSNR": found["PSNR"]}                    # where the mouth of a real face is, nobody knows
+            decibels = psnr(videos, [clip.video for clip in true])
+            rows[row] |= decibels if opened else {"PSNR": decibels["PSNR"]}              # where the mouth of a real face is, nobody knows
 
-    seeds = [row for row in folders if row.startswith("generated")]
     rows["generated, mean"] = mean_of([rows[seed] for seed in seeds])
     rows["mismatched truth"] = mismatched["truth"]
     rows["mismatched generated"] = mean_of([mismatched[seed] for seed in seeds])

@@ -329,7 +329,7 @@ class LIAX(MotionAutoencoder):
             raise ValueError(f"LIA-X needs pictures of 16, 32, 64 ... pixels and channels in multiples of 32, not {size} and {channels}")
         levels = int(math.log2(size)) - 2                                                # 7: from 8 x 8 to 512 x 512
         at = lambda side: channels[min(3, max(0, int(math.log2(side)) - 6))]
-        self.size = size
+        self.size, self.sketch = size, None
         self.first = nn.Conv2d(3, at(size), 1)
         self.down = nn.ModuleList(Down(at(size >> i), at(size >> (i + 1))) for i in range(levels))
         self.code = nn.Conv2d(channels[0], style, 4, bias=False)

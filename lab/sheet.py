@@ -28,8 +28,8 @@ def write_grid(folder: Path, path: Path, n=6) -> None:
     """n test sentences by unseen talkers, generated at the left and true at the right of each pair; one speaks at a time."""
     models = Models(folder)
     c = models.config
-    source = train.corpus(c, "test", n, data.SyntheticCorpus.UNSEEN)
-    truths = list(itertools.islice(usable(source), n))
+    sources = (train.corpus(c, split, n, data.SyntheticCorpus.UNSEEN) for split in ("test", "dev", "train"))
+    truths = next(found for source in sources if (found := list(itertools.islice(usable(source, needed=False), n))))
     if c.data:                            # a real clip speaks with the voice and face of the next one
         references = [models.clip_reference(t) for t in truths[1:] + truths[:1]]
     else:

@@ -1,10 +1,13 @@
 """Clips from anywhere: each is read, or named with the reason, and the run goes on."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import data
-from test_shapes import command
+from test_shapes import check_clip, command
 
+CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
 TEXT = "bin blue at f two now"
 
 
@@ -91,3 +94,50 @@ def test_a_folder_without_a_usable_clip(tmp_path, content, message):
         (folder / name).with_suffix(".txt").write_text(TEXT)
     words = command("train.py", "--config", "tiny", "--data", folder, "--out_dir", tmp_path / "out", fails=True)
     assert message in words and "Traceback" not in words
+
+
+def test_broken_clips_are_named(tmp_path):
+    clip = data.SyntheticCorpus("test", 3)[0]
+    data.write_clip(tmp_path / "good.mp4", clip.video, clip.audio, 16000)
+    data.write_clip(tmp_path / "mute.mp4", clip.video, None, 16000)
+    data.write_clip(tmp_path / "short.mp4", clip.video[:3], clip.audio[:1920], 16000)
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "wrong.MP4").write_text("not a video")
+    for name in ("good", "mute", "short", "empty", "wrong"):
+        (tmp_path / f"{name}.txt").write_text("bin blue at f two now")
+    data.write_clip(tmp_path / "untold.mp4", clip.video, clip.audio, 16000)
+    store = data.cache_clips(data.ClipFolder(tmp_path, "all"), 100, tmp_path / "cache")
+    assert len(store) == 1 and store[0].name == "good" and len(store[0].video) == len(clip.video)
+    assert store[0].audio.shape == clip.audio.shape and np.corrcoef(store[0].audio, clip.audio)[0, 1] > 0.99
+    why = "\n".join(store.skipped)
+    for name, reason in (("mute", "no audio"), ("short", "too short: 0.12 s"), ("empty", "is empty"), ("wrong", "ffmpeg"), ("untold", "no text")):
+        assert any(f"{name}." in line and reason in line for line in store.skipped), why
+    (tmp_path / "good.mp4").unlink()
+    with pytest.raises(ValueError, match="none of the 5"):
+        data.cache_clips(data.ClipFolder(tmp_path, "all"), 100, tmp_path / "cache2")
+    with pytest.raises(ValueError, match="no clips in it"):
+        data.ClipFolder(tmp_path / "cache")
+
+
+@pytest.mark.skipif(not CLIPS.exists(), reason="../shared/clips (four raw GRID clips) is absent")
+def test_raw_clips():
+    folder = data.ClipFolder(CLIPS, "all", crop=(100, 60, 200))
+    assert len(folder) == 4
+    clip = next(folder[i] for i in range(4) if folder.paths[i].stem == "bbaf2n")
+    assert clip.video.shape == (75, 64, 64, 3) and clip.audio.shape == (75 * 640,) and clip.text == "bin blue at f two now"
+    assert clip.video.std() > 20 and 0.01 < clip.audio.std() < 0.5
+
+
+def test_real_clips_end_to_end(tmp_path):
+    """A folder of clips, one of them broken, through every stage."""
+    folder = tmp_path / "clips"
+    for i in range(5):
+        clip = data.SyntheticCorpus("train", 8)[i]
+        data.write_clip(folder / f"{i}.mp4", clip.video, clip.audio, 16000)
+        (folder / f"{i}.txt").write_text(clip.text)
+    (folder / "broken.mp4").write_text("not a video")
+    words = command("train.py", "--config", "tiny", "--data", folder, "--out_dir", tmp_path / "out", "--crop", "8,8,240")
+    assert "broken.mp4" in words
+    check_clip(tmp_path / "out" / "sample.mp4")
+    assert "other settings" in command("train.py", "--config", "tiny", "--out_dir", tmp_path / "out", fails=True)
+    assert "no such folder" in command("train.py", "--config", "tiny", "--data", tmp_path / "nowhere", "--out_dir", tmp_path / "o", fails=True)

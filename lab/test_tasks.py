@@ -1,5 +1,8 @@
 """The tasks of sample.py on a run of `tiny`, in functions and on the command line: what is given stays, lengths, streaming, messages."""
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
@@ -11,7 +14,6 @@ import sample
 import train
 from autoencoders import FourierDecoder
 from lab.paper_autoencoders import StridedDecoder
-from model import Talker
 from test_shapes import check_clip, command, error, inputs, randomise, tiny_talker
 
 TEXT = "bin blue at f two now"
@@ -108,6 +110,22 @@ def test_a_continuation_begins_as_the_clip_did(models, clip):
         sample.continuation_job(models, clip, 0.1, TEXT, who)
 
 
+@pytest.mark.parametrize("keeps", [0, 1])
+def test_given_lengths_hold_whatever_the_delay_and_the_stop_rule(models, clip, keeps, monkeypatch):
+    talker = randomise(train.build("talker", train.parse_config(["--config", "tiny", "--motion_delay=2"])))
+    talker.longest.fill_(8)
+    torch.nn.init.zeros_(talker.stop.out.weight)          # it always wants to stop
+    monkeypatch.setattr(models, "talker", talker)
+    for name, value in dict(motion_delay=2, stop_keeps=keeps, stop_hits=1).items():
+        monkeypatch.setattr(models.config, name, value)
+    who = models.clip_reference(clip)
+    for job, frames in ((sample.speech_job(models, clip.audio[:16 * 640], who, TEXT), 16), (sample.dubbing_job(models, clip.video[:17], TEXT, who), 17)):
+        [(video, audio)], [stopped] = models.generate([job])
+        assert len(video) == frames and len(audio) == 640 * frames and stopped
+    [(video, _)], _ = models.generate([sample.continuation_job(models, clip, 0.64, TEXT, who)])
+    assert len(video) >= 16
+
+
 def test_two_jobs_of_a_batch_must_match(models, clip):
     who = models.clip_reference(clip)
     with pytest.raises(ValueError, match="equally long"):
@@ -128,9 +146,9 @@ def test_reach_of_the_decoders(decoder):
 
 
 @pytest.mark.parametrize("task", ["text", "speech", "face", "continuation"])
-def test_a_stream_is_what_is_generated_at_once(models, clip, task):
+def test_a_stream_is_what_is_generated_at_once(models, clip, task, monkeypatch):
     who = models.clip_reference(clip)
-    models.config.stop_hits = 9                                                          # longer than the decoder reaches
+    monkeypatch.setattr(models.config, "stop_hits", 9)                                                          # longer than the decoder reaches
     job = {"text": lambda: sample.Job(TEXT, who), "speech": lambda: sample.speech_job(models, clip.audio[:41 * 640], who, TEXT),
            "face": lambda: sample.dubbing_job(models, clip.video[:41], TEXT, who),
            "continuation": lambda: sample.continuation_job(models, clip, 0.5, TEXT, who)}[task]()
@@ -141,7 +159,6 @@ def test_a_stream_is_what_is_generated_at_once(models, clip, task):
         assert len(pieces) > 3 and all(len(s) == 640 * len(v) for v, s in pieces)
         assert shown.shape == video.shape and np.abs(shown.astype(int) - video).max() <= 1
         assert np.abs(heard - audio).max() <= limit * np.abs(audio).max()
-    models.config.stop_hits = 2
 
 
 def test_command_line(run, files, tmp_path, clip):
@@ -161,6 +178,11 @@ def test_command_line(run, files, tmp_path, clip):
 
 
 def test_streaming_command_line(run, files, tmp_path):
+    words = ["sample.py", "--ckpt", str(run), "--text", TEXT, "--talker", "3", "--stream", "--out", "-"]
+    done = subprocess.run([sys.executable, *words], capture_output=True, cwd=Path(sample.__file__).parent)
+    (tmp_path / "pipe.mp4").write_bytes(done.stdout)      # nothing but the film may be on standard output
+    assert done.returncode == 0 and done.stdout[4:8] == b"ftyp"
+    check_clip(tmp_path / "pipe.mp4")
     words = command("sample.py", "--ckpt", run, "--text", TEXT, "--talker", 3, "--stream", "--out", tmp_path / "live.mp4")
     assert "first patch after" in words and "real-time factor" in words
     check_clip(tmp_path / "live.mp4")
@@ -173,6 +195,7 @@ def test_streaming_command_line(run, files, tmp_path):
     ((), "what is to be said"), (("--video", "x.mp4"), "--text what is spoken"), (("--text", "a", "--prefix-seconds", 1), "give --ref"),
     (("--text", "a", "--n", 0), "--n is a number"), (("--text", "a", "--out", "x.wav"), "must end in .mp4"),
     (("--text", "a", "--face", "b.png"), "who speaks"), (("--audio", "nowhere.wav", "--face", "b.png"), "no such file"),
+    (("--texts", "b", "--face", "b.png"), "needs both --voice and --face"), (("--texts", "."), "directory"),
     (("--text", "a", "--texts", "b"), "does not go with"), (("--text", "a", "--talker", 1, "--ref", "x.mp4"), "not allowed with")])
 def test_messages(run, arguments, message):
     words = command("sample.py", "--ckpt", run, "--out", "x.mp4", *arguments, fails=True)
