@@ -333,8 +333,8 @@ class ClipStore:
         self.index = json.loads((Path(folder) / "index.json").read_text())
         self.size, self.sample_rate, self.key, self.skipped = (
             self.index[name] for name in ("size", "sample_rate", "key", "skipped"))
-        self.frames = np.array([clip[4] for clip in self.index["clips"]])
-        self.places = {clip[5]: place for place, clip in enumerate(self.index["clips"])}
+        self.frames = np.array([length for *_, length in self.index["clips"]])
+        self.places = {number: place for place, number in enumerate(self.index["numbers"])}
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=(self.starts[-1], self.size, self.size, 3))
         self.audio = np.memmap(f"{folder}/audio.i16", np.int16, "r")
@@ -343,7 +343,7 @@ class ClipStore:
         return len(self.frames)
 
     def __getitem__(self, index):
-        name, text, talker, opening, *_ = self.index["clips"][index]
+        name, text, talker, opening, _ = self.index["clips"][index]
         start, end = self.starts[index], self.starts[index + 1]
         audio = self.audio[start * self.sample_rate // FPS:end * self.sample_rate // FPS].astype(np.float32) / 32767
         return Clip(name, text, self.video[start:end], audio, talker, opening and np.array(opening, np.float32))
@@ -358,11 +358,11 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
     index = folder / "index.json"
     if index.is_file():
         found = json.loads(index.read_text())
-        if (found["key"], found["n"]) == (source.key, n):
+        if "numbers" in found and (found["key"], found["n"]) == (source.key, n):
             return ClipStore(folder)
         index.unlink()                                  # from here until it is written again the cache counts as unfinished
     folder.mkdir(parents=True, exist_ok=True)
-    clips, skipped = [], []
+    clips, numbers, skipped = [], [], []
     with open(folder / "video.u8", "wb") as video, open(folder / "audio.i16", "wb") as audio:
         for number, clip in enumerate(parallel(make_clip, source, n, workers, label)):
             if isinstance(clip, BrokenClip):
@@ -371,10 +371,11 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
             video.write(clip.video)
             audio.write(np.round(clip.audio * 32767).astype(np.int16))
             opening = None if clip.opening is None else [round(float(value), 4) for value in clip.opening]
-            clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video), number))
+            clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
+            numbers.append(number)
     name_skipped(skipped, n, label)
     write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped,
-                           clips=clips))
+                           numbers=numbers, clips=clips))
     return ClipStore(folder)
 
 

@@ -25,7 +25,7 @@ from lab.metrics import correlation, fit_probes, load
 TASKS = {"truth": "truth", "roundtrip": "through the autoencoders", "t2av": "from text", "a2v": "face from text and speech",
          "v2a": "speech from text and face", "continuation": "continued after 1 s"}
 STYLE = """body { font: 15px sans-serif; margin: 2em; color: #222 } td { padding: 4px; vertical-align: top } th { text-align: left; padding: 4px }
-video { width: 200px; display: block } svg { width: 200px; height: 60px; background: #f4f4f4 } small { color: #666 }"""
+video { width: 200px; display: block } svg { width: 200px; height: 60px; background: #f4f4f4 } small { color: #666 } td small { display: block }"""
 
 
 def write_clips(clips, folder: Path, sample_rate: int, total: int) -> None:
