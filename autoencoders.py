@@ -384,7 +384,7 @@ class MotionAutoencoder(nn.Module):
         """Begin where linear algebra ends: the motion is then the principal components, each of unit variance, of how the small pictures
         of a clip differ from their mean, and a rendered picture is its source plus that difference; the network learns the rest.
 
-        Left alone, it first learns to copy the source: a real mouth is 2 % of the picture, and for 1,800 steps it stood still.
+        Left alone, it first learns to copy the source: a real mouth is 2 % of the picture, and stood still after 1,800 steps.
         clips: pictures (T, 3, S, S) of each. The components also see who it is: this is for corpora of few faces.
         """
         small = [self.thumbnail(pictures) for pictures in clips]

@@ -214,6 +214,14 @@ def read_clip(path, size, sample_rate, crop=None):
     return Clip(Path(path).stem, "", video, fit_length(read_audio(path, sample_rate), len(video), sample_rate))
 
 
+def film_options(height, width, side):
+    """ffmpeg's options: for raw pictures from its standard input, and for H.264 and AAC in an mp4, enlarged until the short side is `side`."""
+    enlarge = max(1, side / min(height, width))
+    wide, high = (2 * int(np.ceil(enlarge * length / 2)) for length in (width, height))          # H.264 wants even sides
+    return (["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"],
+            ["-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-crf", 14, "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "128k", "-f", "mp4"])
+
+
 def write_clip(path, video, audio, sample_rate, side=256):
     """Write an mp4 that any player plays: H.264 at 25 fps and AAC, exactly as long as the video.
 
@@ -222,11 +230,8 @@ def write_clip(path, video, audio, sample_rate, side=256):
     if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
         raise ValueError(f"{path}: the video must be (T, H, W, 3) uint8 with T of at least 1; got {video.shape} {video.dtype}")
     frames, height, width = video.shape[:3]
-    enlarge = max(1, side / min(height, width))
-    wide, high = (2 * int(np.ceil(enlarge * length / 2)) for length in (width, height))          # H.264 wants even sides
-    pictures = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"]
-    coding = ["-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-crf", 14, "-pix_fmt", "yuv420p",
-              "-movflags", "+faststart", "-t", frames / FPS, "-f", "mp4", f"file:{path}.part"]
+    pictures, coding = film_options(height, width, side)
+    coding = [*coding, "-movflags", "+faststart", "-t", frames / FPS, f"file:{path}.part"]
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         sound = []
@@ -234,7 +239,7 @@ def write_clip(path, video, audio, sample_rate, side=256):
             if audio.ndim != 1 or not np.isfinite(audio).all():
                 raise ValueError(f"{path}: the audio must be (n,) finite numbers; got shape {audio.shape}")
             soundfile.write(f"{folder}/audio.wav", fit_length(audio, frames, sample_rate).clip(-1, 1), sample_rate)
-            sound = ["-i", f"{folder}/audio.wav", "-c:a", "aac", "-b:a", "128k"]
+            sound = ["-i", f"{folder}/audio.wav"]
         run_ffmpeg(path, *pictures, *sound, *coding, data=video.tobytes())
         os.replace(f"{path}.part", path)                # a killed run leaves no half of a clip
 

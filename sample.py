@@ -148,16 +148,16 @@ class Models:
         known, longest = self.limits(first)
         shortest = longest + c.motion_delay if first.frames else max(c.stop_shortest, known + c.motion_delay if known else 0)
         waiting = {n: [] for n in self.talker.modalities}                                # a stream ahead of a delayed one waits for it
-        done = torch.full((len(jobs),), bool(first.frames), device=self.device)
+        done = torch.zeros(len(jobs), dtype=torch.bool, device=self.device)
         for patch, finished in self.talker.generate(text, mask, conditions, noise, longest + c.motion_delay, given, stop_hits=c.stop_hits,
                                                     stop_keeps=bool(c.stop_keeps), shortest=shortest, **sampling):
             for n, frames in patch.items():
                 waiting[n].append(frames)
-            alive = torch.ones_like(done) if first.frames else ~done if c.stop_keeps else ~(done | finished)
+            alive = ~done if c.stop_keeps else ~(done | finished)
             done = done | finished
             if all(waiting.values()):
                 yield {n: queue.pop(0) for n, queue in waiting.items()}, alive, done
-            if done.all() and not first.frames:
+            if done.all():
                 return
 
     def generate(self, jobs: list[Job], **sampling) -> tuple[list[tuple[np.ndarray, np.ndarray]], list[bool]]:
@@ -173,7 +173,8 @@ class Models:
         if not self.config.stop_keeps:                                                   # the patch that says stop was not made: no news of it
             done = done | (made < self.limits(jobs[0])[1])
         lengths = [job.frames or max(1, n) * self.config.patch for job, n in zip(jobs, counts.tolist())]
-        return [self.render(job, {n: x[i, :length] for n, x in latents.items()}) for i, (job, length) in enumerate(zip(jobs, lengths))], done.tolist()
+        clips = [self.render(job, {n: x[i, :length] for n, x in latents.items()}) for i, (job, length) in enumerate(zip(jobs, lengths))]
+        return clips, [bool(job.frames) or stopped for job, stopped in zip(jobs, done.tolist())]
 
     @torch.inference_mode()
     def render(self, job: Job, latents: dict[str, Tensor], start=0, hidden=(0, 0)) -> tuple[np.ndarray, np.ndarray]:
@@ -246,13 +247,13 @@ def dubbing_job(models: Models, video: np.ndarray, text: str, who: Reference, pi
 def continuation_job(models: Models, clip: data.Clip, seconds: float, text: str, who: Reference) -> Job:
     """On from the first seconds of a clip: its first patches are given, in both streams; the text says all, these seconds included.
 
-    The encoders see the whole clip, so that the prefix does not sound as if it ended there.
+    The audio encoder hears the whole clip, so that the prefix does not sound as if it ended there.
     """
     frames = int(round(seconds * data.FPS, 6)) // models.config.patch * models.config.patch
     if not 0 < frames < len(clip.video):
         raise ValueError(f"--prefix-seconds must be from {models.config.patch / data.FPS} (a patch) up to less than the clip's "
                          f"{len(clip.video) / data.FPS:.2f} s, not {seconds:g}")
-    return Job(text, who, given={"audio": models.sound_latents(clip.audio)[:frames], "motion": models.picture_latents(clip.video)[:frames]})
+    return Job(text, who, given={"audio": models.sound_latents(clip.audio)[:frames], "motion": models.picture_latents(clip.video[:frames])})
 
 
 # ------------------------------------------------------------------------------------------------------------- folders

@@ -13,7 +13,7 @@ from queue import Queue
 import imageio_ffmpeg
 import numpy as np
 
-from data import FPS
+from data import FPS, film_options
 
 
 class LiveWriter:
@@ -21,18 +21,15 @@ class LiveWriter:
 
     def __init__(self, path, height: int, width: int, sample_rate: int, side=256):
         """path: an .mp4, or '-' for standard output. height, width: of the pictures, enlarged until the shorter is `side`."""
-        enlarge = max(1, side / min(height, width))
-        high, wide = (2 * int(np.ceil(enlarge * length / 2)) for length in (height, width))
         if str(path) != "-":
             Path(path).parent.mkdir(parents=True, exist_ok=True)
         hears, speaks = os.pipe()
-        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}",
-                   "-r", str(FPS), "-i", "pipe:0", "-f", "f32le", "-ar", str(sample_rate), "-ac", "1", "-i", f"pipe:{hears}",
-                   "-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-tune", "zerolatency", "-crf", "14", "-pix_fmt", "yuv420p",
-                   "-c:a", "aac", "-b:a", "128k", "-f", "mp4", "-movflags", "empty_moov+default_base_moof+frag_every_frame",
-                   "-flush_packets", "1", "pipe:1" if str(path) == "-" else f"file:{path}"]
+        pictures, coding = film_options(height, width, side)
+        command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *pictures, "-f", "f32le", "-ar", sample_rate, "-ac", 1, "-i", f"pipe:{hears}",
+                   *coding, "-tune", "zerolatency", "-movflags", "empty_moov+default_base_moof+frag_every_frame", "-flush_packets", 1,
+                   "pipe:1" if str(path) == "-" else f"file:{path}"]
         self.path = path
-        self.ffmpeg = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(hears,))
+        self.ffmpeg = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stderr=subprocess.PIPE, pass_fds=(hears,))
         os.close(hears)
         # ffmpeg reads from the pipe that it lacks; a thread each, so that a full pipe of the one never holds up the other
         self.queues = [Queue(), Queue()]
