@@ -250,17 +250,6 @@ def fit_length(audio, frames, sample_rate):
     return np.pad(audio[:samples], (0, max(0, samples - len(audio))))
 
 
-def parse_crop(crop):
-    """'x,y,size' -> three numbers; '' or 'centre' -> None, the centre square."""
-    if crop in ("", "centre"):
-        return None
-    try:
-        x, y, size = (int(v) for v in crop.split(","))
-    except ValueError:
-        raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
-    return x, y, size
-
-
 class ClipFolder:
     """A tree of video files with the text of each beside it: same stem, .txt, or GRID's .align (lines 'start end word').
 

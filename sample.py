@@ -29,6 +29,7 @@ from tqdm import tqdm
 import data
 import train
 from autoencoders import as_input, as_pictures
+from lab.settings import parse_crop
 
 
 @dataclass
@@ -391,7 +392,7 @@ def main() -> None:
     else:
         models = Models(a.ckpt)
     c = models.config
-    crop = data.parse_crop(c.crop if a.crop is None else a.crop)
+    crop = parse_crop(c.crop if a.crop is None else a.crop)
     sampling = dict(steps=a.steps, guidance=a.guidance, temperature=a.temperature)
     if a.roundtrip:
         source = data.ClipFolder(a.roundtrip, "all", c.size, c.sample_rate, crop)

@@ -17,6 +17,7 @@ import train
 from autoencoders import MotionAutoencoder, as_input, as_pictures
 from heads import FlowHead
 from lab.muon import orthogonal
+from lab.settings import parse_crop
 from model import IGNORE, HeadInput, attention, initialise, stop_labels
 
 
@@ -367,9 +368,9 @@ def test_a_run_of_another_version_is_named(tmp_path):
 
 
 def test_crop():
-    assert data.parse_crop("60,20,240") == (60, 20, 240) and data.parse_crop("") is None
+    assert parse_crop("60,20,240") == (60, 20, 240) and parse_crop("") is None
     with pytest.raises(ValueError, match="--crop is x,y,size"):
-        data.parse_crop("60,20")
+        parse_crop("60,20")
 
 
 def test_configuration():

@@ -35,7 +35,7 @@ import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
-from lab.settings import read_settings
+from lab.settings import parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
 
@@ -304,7 +304,7 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
 def corpus(config: Config, split="train", n: int | None = None, talkers=None):
     """The source of clips: a folder of real ones, or the synthetic corpus."""
     if config.data:
-        return data.ClipFolder(config.data, split, config.size, config.sample_rate, data.parse_crop(config.crop))
+        return data.ClipFolder(config.data, split, config.size, config.sample_rate, parse_crop(config.crop))
     return data.SyntheticCorpus(split, n or config.clips, talkers, config.seed, config.size, config.sample_rate)
 
 

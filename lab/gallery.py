@@ -21,6 +21,7 @@ import data
 import sample
 import train
 from lab.metrics import correlation, fit_probes, load
+from lab.settings import parse_crop
 
 TASKS = {"truth": "truth", "roundtrip": "through the autoencoders", "t2av": "from text", "a2v": "face from text and speech",
          "v2a": "speech from text and face", "continuation": "continued after 1 s"}
@@ -104,7 +105,7 @@ def main() -> None:
     models = sample.Models(a.ckpt)
     c = models.config
     if a.data:
-        source = data.ClipFolder(a.data, "all", c.size, c.sample_rate, data.parse_crop(c.crop))
+        source = data.ClipFolder(a.data, "all", c.size, c.sample_rate, parse_crop(c.crop))
     else:
         source = train.corpus(c, "test", a.n)
     long = (clip for clip in sample.usable(source) if len(clip.video) > data.FPS + c.patch)      # long enough to be continued after 1 s

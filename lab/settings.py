@@ -1,4 +1,4 @@
-"""Command line -> a dataclass of settings: --config PRESET, then --field=value or --field value, checked by name and type."""
+"""Command line -> a dataclass of settings: --config PRESET, then --field=value or --field value, checked by name and type; --crop."""
 import dataclasses
 import difflib
 import sys
@@ -34,3 +34,14 @@ def read_settings(arguments: list[str], Config, presets: dict[str, dict], about:
         except ValueError:
             raise ValueError(f"--{name} is {types[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
     return config
+
+
+def parse_crop(crop):
+    """'x,y,size' -> three numbers; '' or 'centre' -> None, the centre square."""
+    if crop in ("", "centre"):
+        return None
+    try:
+        x, y, size = (int(v) for v in crop.split(","))
+    except ValueError:
+        raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
+    return x, y, size
