@@ -1,7 +1,7 @@
 """The frozen parts around the Talker (arXiv 2604.23586, section 3.1): one latent vector per frame and stream, nothing spatial.
 
     AudioVAE            waveform (B, n)            <-> latents (B, T, 32) at 25 Hz
-    MotionAutoencoder   pictures (B, 3, S, S)      <-> motion (B, 20) relative to the face of a source picture
+    MotionAutoencoder   a clip (T, 3, S, S)        <-> motion (T, 20) relative to the face of its first picture
     SpeakerEncoder      waveform (B, n)             -> speaker (B, G), unit length: who speaks, and not what
 
 What stands for what in the small forms (the paper's parts, which need other people's weights or days of training):
@@ -216,6 +216,10 @@ class AudioVAE(nn.Module):
         wave = F.pad(wave, (0, -wave.shape[1] % self.samples))
         return self.normal(self.bottleneck(wave, pairs(self.semantics(wave)))[0])
 
+    def fit(self, waves) -> None:
+        """Learn the statistics of the latents from clips, each (n,)."""
+        self.normal.fit(torch.cat([self.encode(wave[None])[0] for wave in waves]))
+
     def decode(self, latents: Tensor) -> Tensor:
         """Normalised latents (B, T, latent) -> (B, T * samples per frame)."""
         return self.decoder(self.from_latent(self.normal.inverse(latents)))
@@ -334,12 +338,13 @@ def warp(x: Tensor, flow: Tensor) -> Tensor:
 class MotionAutoencoder(nn.Module):
     """LIA's form (arXiv 2203.09043; LIA-X 2508.09959), small: an appearance code plus a motion along orthogonal directions.
 
-    The motion vector of a picture says how its face moves; the face itself comes from a source picture, whose features
-    are warped by the flow fields that code and motion give, coarse to fine. Taught on pairs of frames of one clip.
+    The face comes from a source picture, whose features are warped by the flow fields that its code and the motion give, coarse
+    to fine. Taught on pairs of frames of one clip. The motion of a clip is how its poses differ from the first one: clips of a
+    real speaker differ ten times as much in pose as the pose changes within one.
     """
 
-    def __init__(self, size=64, directions=20, code=128, coarse=96, fine=48, sketch=0):
-        """size: side of the pictures, a multiple of 16; coarse, fine: channels at 8 x 8 and 16 x 16; sketch: see `start_sketch`."""
+    def __init__(self, size=64, directions=20, code=128, coarse=96, fine=48):
+        """size: side of the pictures, a multiple of 16; coarse, fine: channels at 8 x 8 and 16 x 16."""
         super().__init__()
         if size % 16:
             raise ValueError(f"the picture's side must be a multiple of 16, not {size}")
@@ -355,13 +360,8 @@ class MotionAutoencoder(nn.Module):
         self.flow = nn.ModuleList(zero_init(conv(c, 3, 1)) for c in (coarse, fine))      # flow x, flow y, mask
         self.mix = nn.ModuleList(conv(2 * c, c) for c in (coarse, fine))
         self.more = nn.ModuleList(Residual(c) for c in (coarse, fine))
-        self.out = conv(fine, 6 * self.cell ** 2)                                        # RGB, flow x, flow y, mask
-        self.normal = Normal(directions)
-        self.sketch = nn.Linear(3 * sketch ** 2, directions) if sketch else None
-        self.unsketch = nn.Linear(directions, 3 * sketch ** 2, bias=False) if sketch else None
-        if sketch:
-            zero_init(self.magnitudes[-1])
-            zero_init(self.out)
+        self.out = zero_init(conv(fine, 6 * self.cell ** 2))                             # RGB, flow x, flow y, mask
+        self.normal, self.change = Normal(directions), Normal(directions)                # of poses, and of their change within a clip
         initialise(self)
 
     def look(self, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -371,45 +371,42 @@ class MotionAutoencoder(nn.Module):
         coarse = self.encode2_more(F.silu(self.encode2(F.pixel_unshuffle(fine, 2))))
         return [coarse, fine], self.code(F.silu(F.pixel_unshuffle(coarse, 2).flatten(1)))
 
-    def measure(self, pictures: Tensor, code: Tensor) -> Tensor:
-        """(B, 3, S, S) and their code -> how far they are along each direction (B, K)."""
-        magnitudes = self.magnitudes(code).float()
-        return magnitudes if self.sketch is None else magnitudes + self.sketch(self.thumbnail(pictures)).float()
+    def pose(self, pictures: Tensor) -> Tensor:
+        """(B, 3, S, S) -> how far each is along the directions, normalised (B, K)."""
+        return self.normal(self.magnitudes(self.look(pictures)[1]).float())
 
-    def thumbnail(self, pictures: Tensor) -> Tensor:
-        return F.adaptive_avg_pool2d(pictures, math.isqrt(self.sketch.in_features // 3)).flatten(1)
-
-    @torch.no_grad()
-    def start_sketch(self, clips) -> None:
-        """Begin where linear algebra ends: the motion is then the principal components, each of unit variance, of how the small pictures
-        of a clip differ from their mean, and a rendered picture is its source plus that difference; the network learns the rest.
-
-        Left alone, it first learns to copy the source: a real mouth is 2 % of the picture, and stood still after 1,800 steps.
-        clips: pictures (T, 3, S, S) of each. The components also see who it is: this is for corpora of few faces.
-        """
-        small = [self.thumbnail(pictures) for pictures in clips]
-        change = torch.cat([x - x.mean(0) for x in small])
-        values, vectors = torch.linalg.eigh(change.T @ change / len(change))
-        values = values.clamp(min=1e-4 * values[-1])             # few clips: the last components are nothing but rounding
-        scale, vectors = values[-self.sketch.out_features:].sqrt(), vectors[:, -self.sketch.out_features:]
-        self.sketch.weight.copy_((vectors / scale).T)
-        self.sketch.bias.copy_(-self.sketch.weight @ torch.stack([x.mean(0) for x in small]).mean(0))
-        self.unsketch.weight.copy_(vectors * scale)
+    def moves(self, poses: Tensor) -> Tensor:
+        """The poses of a clip (T, K) -> its motion (T, K)."""
+        return self.change(poses - poses[:1])
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """(B, 3, S, S) -> normalised motion (B, K)."""
-        return self.normal(self.measure(pictures, self.look(pictures)[1]))
+        """A clip (T, 3, S, S) -> its motion (T, K)."""
+        return self.moves(self.pose(pictures))
 
     def decode(self, source: Tensor, motion: Tensor) -> Tensor:
-        """Source pictures (B, 3, S, S) and normalised motions (B, T, K) -> (B, T, 3, S, S)."""
+        """Source pictures (B, 3, S, S) and motions (B, T, K), taken to begin at their poses -> (B, T, 3, S, S)."""
         features, code = self.look(source)
-        return self.render(source, features, code, self.normal.inverse(motion))
+        change = self.change.inverse(motion) * self.normal.deviation
+        return self.render(source, features, code, self.magnitudes(code).float()[:, None] + change)
+
+    def fit(self, clips) -> None:
+        """Learn the statistics of poses and motions from clips, each (T, 3, S, S)."""
+        poses = [self.pose(pictures) for pictures in clips]
+        self.normal.fit(torch.cat(poses))
+        poses = [self.normal(x) for x in poses]
+        self.change.fit(torch.cat([x - x[:1] for x in poses]))
 
     def render(self, source: Tensor, features: list[Tensor], code: Tensor, magnitudes: Tensor) -> Tensor:
+        """The source with its own magnitudes along the directions replaced by the given ones (B, T, K) -> (B, T, 3, S, S).
+
+        Only the difference is rendered. Given the magnitudes themselves, the network first learned to copy the source, and a
+        real mouth, 2 % of the picture, stood still after 1,800 steps; so it moves after 200.
+        """
         B, T = magnitudes.shape[:2]
         each = lambda x: x.repeat_interleave(T, 0)
         basis = torch.linalg.qr(self.directions.float())[0]                              # (D, K) orthonormal columns
-        moved = each(self.appearance(code)) + magnitudes.flatten(0, 1) @ basis.T
+        change = magnitudes - self.magnitudes(code).float()[:, None]                     # (B, T, K)
+        moved = each(self.appearance(code)) + change.flatten(0, 1) @ basis.T             # (B T, D)
         x = self.input(moved).unflatten(1, (-1, 4, 4))                                   # (B T, C, 4, 4)
         flow = 0
         for i, feature in enumerate(features):
@@ -421,11 +418,7 @@ class MotionAutoencoder(nn.Module):
             x = self.more[i](self.mix[i](x))
         last = F.pixel_shuffle(self.out(F.silu(x)).contiguous(), self.cell)              # (B T, 6, S, S)
         flow = F.interpolate(flow.contiguous(), scale_factor=self.cell, mode="bilinear") + last[:, 3:5] / 4
-        picture = warp(each(source), flow) * torch.sigmoid(last[:, 5:] + (1 if self.sketch is None else 4)) + last[:, :3]
-        if self.sketch is not None:
-            change = self.unsketch(magnitudes - self.measure(source, code)[:, None])     # (B, T, 3 N N)
-            side = math.isqrt(self.sketch.in_features // 3)
-            picture = picture + F.interpolate(change.float().reshape(-1, 3, side, side), picture.shape[-1:] * 2, mode="bilinear")
+        picture = warp(each(source), flow) * torch.sigmoid(last[:, 5:] + 4) + last[:, :3]   # at first the source itself
         return picture.unflatten(0, (B, T))
 
     def loss(self, source: Tensor, target: Tensor) -> tuple[Tensor, dict]:
@@ -433,12 +426,12 @@ class MotionAutoencoder(nn.Module):
         features, code = self.look(source)
         change = (target - target.mean(1, keepdim=True)).abs().flatten(0, 1)
         target = target.flatten(0, 1)
-        magnitudes = self.measure(target, self.look(target)[1]).unflatten(0, (len(source), -1))
+        magnitudes = self.magnitudes(self.look(target)[1]).float().unflatten(0, (len(source), -1))
         picture = self.render(source, features, code, magnitudes).flatten(0, 1)
         error = (picture - target).abs()
-        # The mouth is a twentieth of the picture: weigh places by how wrong they still are, so that it is not left blurred. In real clips
-        # hair is wrong everywhere; there, by how much they change within the clip.
-        wrong = error.detach() if self.sketch is None else change
+        # The mouth is a twentieth of the picture: weigh places by how wrong they still are and by how much they change within the clip,
+        # so that it is not left blurred. (In real clips hair is wrong everywhere, and does not change.)
+        wrong = error.detach() / error.detach().mean() + change / change.mean().clamp(min=1e-6)
         wrong = F.avg_pool2d(wrong.mean(1, keepdim=True), 4)
         weight = F.interpolate(1 + (wrong / (wrong.mean() + 1e-6)).clamp(max=10), scale_factor=4)
         edges = sum((picture.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (-1, -2))

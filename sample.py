@@ -37,7 +37,7 @@ class Reference:
     """Who speaks."""
     speaker: Tensor                       # (G,) what the voice is like
     face: Tensor                          # (3, S, S) the picture that is animated
-    motion: Tensor                        # (K,) its motion, where the sample starts
+    pose: Tensor                          # (K,) its pose, where the sample starts
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Models:
     def reference(self, picture: np.ndarray, speaker: Tensor) -> Reference:
         """A picture (S, S, 3) uint8 and a voice (G,)."""
         face = as_input(picture[None]).to(self.device)
-        return Reference(speaker, face[0], self.motion.encode(face)[0])
+        return Reference(speaker, face[0], self.motion.pose(face)[0])
 
     def clip_reference(self, clip: data.Clip) -> Reference:
         """Voice and face of a clip: the speaker vector of its sound, its first picture."""
@@ -119,8 +119,8 @@ class Models:
     @torch.inference_mode()
     def picture_latents(self, video: np.ndarray) -> Tensor:
         """(T', S, S, 3) uint8 -> (T, K), T whole patches: the last picture repeated."""
-        parts = [self.motion.encode(as_input(part).to(self.device)) for part in np.array_split(video, -(-len(video) // 64))]
-        motion = torch.cat(parts)
+        parts = [self.motion.pose(as_input(part).to(self.device)) for part in np.array_split(video, -(-len(video) // 64))]
+        motion = self.motion.moves(torch.cat(parts))
         return torch.cat((motion, motion[-1:].expand(-len(motion) % self.config.patch, -1)))
 
     # ---- generation
@@ -142,7 +142,7 @@ class Models:
         text, mask = (x.to(self.device) for x in data.pad_text([self.ids(j.text) for j in jobs]))
         generators = [torch.Generator().manual_seed(j.seed) for j in jobs]
         noise = lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(self.device)
-        conditions = {"audio": torch.stack([j.who.speaker for j in jobs]), "motion": torch.stack([j.who.motion for j in jobs])}
+        conditions = {"audio": torch.stack([j.who.speaker for j in jobs]), "motion": torch.stack([j.who.pose for j in jobs])}
         given = {n: torch.stack([j.given[n] for j in jobs]) for n in first.given}
         pick = lambda value, preset: preset if value is None else value
         sampling = dict(steps=pick(steps, c.steps), guidance=pick(guidance, c.guidance), temperature=pick(temperature, c.temperature))

@@ -18,6 +18,7 @@ What this file does not do: models (model.py, heads.py, autoencoders.py), clips 
 import dataclasses
 import functools
 import json
+import math
 import multiprocessing
 import os
 import sys
@@ -35,7 +36,8 @@ import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
-from lab.settings import parse_crop, read_settings
+from lab.ranks import add_up, agree, join, load_optimizer, rank, spread, wait, whole, world
+from lab.settings import open_run, parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
 
@@ -75,7 +77,6 @@ class Config:
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8 (paper: up to 64 x 64, half of it with each doubling from there)
     motion_fine: int = 48                 # and at 16 x 16
-    motion_sketch: int = 0                # side of a small picture whose principal components are where it starts; 0: none
     motion_steps: int = 900
     motion_batch: int = 8                 # clips, with 4 pairs of frames from each
     # talker
@@ -106,6 +107,8 @@ class Config:
     warmup: float = 0.03                  # share of the steps
     decay: float = 0.6                    # share of the steps at the end over which the rates fall to 2 %
     clip: float = 1.0                     # gradient norm
+    accumulate: int = 1                   # a batch goes through in so many pieces, one after the other or in several processes
+    fsdp: int = 0                         # 1: with torchrun, weights and optimizer of the talker are cut among the processes
     log_every: int = 20
     save_every: float = 60.0              # seconds between checkpoints
     # sampling: chosen on the dev split
@@ -123,8 +126,8 @@ PRESETS = {
                  speaker_size=8, speaker_steps=2, speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
                  motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
                  head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
-    "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=32, motion_coarse=128, motion_fine=96, motion_sketch=24,
-                 motion_steps=1800, jitter=3),
+    "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40, motion_coarse=128, motion_fine=96,
+                 motion_steps=5000, jitter=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
                   audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
@@ -140,7 +143,7 @@ STAGES = ("audio", "speaker", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    zero = ("seed", "jitter", "motion_sketch", "motion_delay", "stop_keeps", "stop_shortest")
+    zero = ("seed", "jitter", "motion_delay", "stop_keeps", "stop_shortest", "fsdp")
     for field in dataclasses.fields(Config):
         lowest = 0 if field.type is float or field.name in zero else 1
         if field.type is not str and getattr(config, field.name) < lowest:
@@ -154,8 +157,8 @@ def parse_config(arguments: list[str]) -> Config:
         raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
     if config.whisper and config.autoencoders != "paper":
         raise ValueError("--whisper goes with --autoencoders=paper; the small ones train an encoder of their own")
-    if config.motion_sketch and (config.autoencoders == "paper" or config.motion_size > 3 * config.motion_sketch ** 2):
-        raise ValueError("--motion_sketch goes with --autoencoders=small, and needs at least as many colours as there are directions (--motion_size)")
+    if config.fsdp and config.muon_rate:
+        raise ValueError("--fsdp=1 needs --muon_rate=0: Muon works on whole matrices")
     if config.jitter + config.patch > data.SHORTEST:
         raise ValueError(f"--jitter and --patch are at most {data.SHORTEST} frames together, the shortest clip's length")
     if config.speech_only >= 1:
@@ -167,68 +170,82 @@ def parse_config(arguments: list[str]) -> Config:
 def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype, bar=0) -> None:
     """The one training loop. loss(indices, generator) -> (loss, log dict). Resumes from <stage>.pt, and leaves it there.
 
-    All randomness comes from one generator and the order of batches, both in the checkpoint, as is the dtype: a resumed
-    run is the same run. bar: the line of the screen that shows the progress.
+    All randomness comes from the order of batches and from a generator that seed and step start anew, so a resumed run is the
+    same run, and the dtype is in the checkpoint. A batch is cut into pieces, which the processes share (lab/ranks.py).
+    bar: the line of the screen that shows the progress.
     """
+    pieces = math.lcm(config.accumulate, world())
+    if order.batch_size % pieces:
+        raise ValueError(f"--{stage}_batch ({order.batch_size}) can't be cut into {pieces} equal pieces (--accumulate={config.accumulate}, {world()} processes)")
     out = Path(config.out_dir)
     state = load_checkpoint(out, stage) if (out / f"{stage}.pt").exists() else None
     dtype = getattr(torch, state["dtype"]) if state else dtype
-    model.to(device).train()
-    opts = optimizers(model, config, dtype)
-    rates = [o.param_groups[0]["lr"] for o in opts]
-    generator = torch.Generator(device).manual_seed(config.seed)
-    first, seconds = 0, 0.0
     if state:
         model.load_state_dict(state["model"])
+    model.to(device).train()
+    loss, exchange = spread(model, loss, device, bool(config.fsdp) and stage == "talker")
+    opts = optimizers(model, config, dtype)
+    rates = [o.param_groups[0]["lr"] for o in opts]
+    generator = torch.Generator(device)
+    first, seconds = 0, 0.0
+    if state:
         for o, s in zip(opts, state["optimizers"]):
-            o.load_state_dict(s)
-        generator.set_state(state["generator"])
+            load_optimizer(o, s)
         order.load_state_dict(state["order"])
         first, seconds = state["step"], state["seconds"]
     def save(step):
-        save_checkpoint(out, stage, dict(
-            model=model.state_dict(), optimizers=[o.state_dict() for o in opts], generator=generator.get_state(),
-            order=order.state_dict(), step=step, seconds=seconds, dtype=str(dtype).removeprefix("torch."), done=False))
+        weights, moments = whole(model.state_dict()), [whole(o.state_dict()) for o in opts]
+        if rank() == 0:
+            save_checkpoint(out, stage, dict(model=weights, optimizers=moments, order=order.state_dict(), step=step, seconds=seconds,
+                                             dtype=str(dtype).removeprefix("torch."), done=False))
     parameters = [p for p in model.parameters() if p.requires_grad]
     saved = start = time.perf_counter()
     start -= seconds
-    bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=bar)
-    parent, sums, samples = multiprocessing.parent_process(), {}, 0
+    bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=bar, disable=rank() > 0)
+    parent, sums, samples, norms, logged = multiprocessing.parent_process(), {}, 0, 0, first
     for step in bar:
         share = (step + 1) / steps
         scale = min(1, share / max(config.warmup, 1 / steps), max(0.02, (1 - share) / max(config.decay, 1 / steps)))
         for o, rate in zip(opts, rates):
             o.param_groups[0]["lr"] = rate * scale
         indices = next(order)
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            value, log = loss(indices, generator)
-        value.backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        mine = range(rank(), pieces, world())
+        for piece in mine:
+            generator.manual_seed(config.seed * 1_000_003 + step * pieces + piece)
+            with exchange(piece == mine[-1]):
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    value, log = loss(indices[piece::pieces], generator)
+                (value / len(mine)).backward()
+            for name, v in {"loss": value.detach(), **log}.items():
+                total, n = sums.get(name, (0, 0))
+                counted = ~torch.isnan(v)               # a bin of flow time may be empty
+                sums[name] = total + v.detach().nan_to_num(), n + counted
+        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, config.clip))
         if not torch.isfinite(norm):
             raise RuntimeError(f"{stage}: the gradient is not finite at step {step}; try a smaller --learning_rate (clips {indices})")
         for o in opts:
             o.step()
             o.zero_grad(set_to_none=True)
-        for name, v in {"loss": value.detach(), "gradient": norm, **log}.items():
-            total, n = sums.get(name, (0, 0))
-            counted = ~torch.isnan(v)                   # a bin of flow time may be empty
-            sums[name] = total + v.detach().nan_to_num(), n + counted
-        samples += len(indices)
+        samples, norms = samples + len(indices), norms + norm
         if (step + 1) % config.log_every == 0 or step + 1 == steps:
             now = time.perf_counter() - start
             line = {"stage": stage, "step": step + 1, "lr": rates[0] * scale, "seconds": round(now, 2),
                     "samples_per_s": round(samples / (now - seconds), 2)}
-            line |= {k: (s / n).cpu().tolist() for k, (s, n) in sums.items()}
+            late = torch.tensor(float(time.perf_counter() - saved > config.save_every), device=device)
+            late, *totals = add_up([late, *(v for pair in sums.values() for v in pair)])
+            line |= {k: (s / n).tolist() for k, s, n in zip(sums, totals[::2], totals[1::2])}
+            line["gradient"] = float(norms) / (step + 1 - logged)
             line = {k: [None if x != x else round(x, 5) for x in v] if isinstance(v, list) else v for k, v in line.items()}
-            with open(out / "log.jsonl", "a") as file:
-                file.write(json.dumps(line) + "\n")
+            if rank() == 0:
+                with open(out / "log.jsonl", "a") as file:
+                    file.write(json.dumps(line) + "\n")
             bar.set_postfix_str(f"loss {line['loss']:.3f}")
-            sums, samples, seconds = {}, 0, now
+            sums, samples, norms, seconds, logged = {}, 0, 0, now, step + 1
             if parent and not parent.is_alive():
                 sys.exit(f"{stage}: the run that started this process has ended")
-        if time.perf_counter() - saved > config.save_every and (step + 1) % config.log_every == 0:
-            save(step + 1)
-            saved = time.perf_counter()
+            if late and step + 1 < steps:               # the clocks of several processes differ: any one's is enough
+                save(step + 1)
+                saved = time.perf_counter()
     save(steps)
     model.eval()
 
@@ -269,8 +286,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     if stage == "speaker":
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
-        return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine,
-                                 sketch=c.motion_sketch).to(memory_format=torch.channels_last)
+        return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
     modalities = {"audio": Modality(c.audio_latent, c.speaker_size),
                   "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
     heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
@@ -323,8 +339,6 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     if stage == "audio" and config.whisper and not (out / "audio.pt").exists():
         from lab.released import load_whisper
         load_whisper(model.semantic, Path(config.whisper))
-    if stage == "motion" and config.motion_sketch and not (out / "motion.pt").exists():
-        model.start_sketch(as_input(store[i].video[::8]).to(device) for i in range(0, len(store), max(1, len(store) // 300)))
 
     def audio_loss(indices, generator):
         clips = [store[i] for i in indices]
@@ -345,12 +359,12 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     loss = {"audio": audio_loss, "speaker": speaker_loss, "motion": motion_loss}[stage]
     steps, batch = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_batch")
     fit(stage, model, loss, data.BatchOrder(store.frames, batch, config.seed), steps, config, device, dtype, bar)
+    if rank() > 0:
+        return
     if stage != "speaker":                # the language model wants latents of zero mean and unit deviation
-        encode = {"audio": lambda c: model.encode(torch.from_numpy(c.audio)[None].to(device))[0],
-                  "motion": lambda c: model.encode(as_input(c.video[::4]).to(device))}[stage]
+        take = {"audio": lambda c: torch.from_numpy(c.audio).to(device), "motion": lambda c: as_input(c.video[::4]).to(device)}[stage]
         with torch.inference_mode():
-            latents = torch.cat([encode(store[i]) for i in range(0, len(store), max(1, len(store) // 300))])
-        model.normal.fit(latents)
+            model.fit(take(store[i]) for i in range(0, len(store), max(1, len(store) // 300)))
     state = load_checkpoint(out, stage)
     save_checkpoint(out, stage, state | {"model": model.state_dict(), "done": True})
 
@@ -369,9 +383,9 @@ def encode_clip(out: Path, source, index: int):
     clip = store[store.places[index]] if index in store.places else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
-    wave = torch.from_numpy(clip.audio)[None]
+    wave, poses = torch.from_numpy(clip.audio)[None], motion.pose(as_input(clip.video))
     return dict(name=clip.name, text=clip.text, audio=audio.encode(wave)[0].numpy(), speaker=speaker(wave)[0].numpy(),
-                motion=motion.encode(as_input(clip.video)).numpy())
+                motion=motion.moves(poses).numpy(), pose=poses[0].numpy())
 
 
 def encode_latents(config: Config, source) -> None:
@@ -418,18 +432,19 @@ def train_talker(config: Config, device, dtype) -> None:
         frames = batch["patches"] * config.patch
         paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
         latents = {"audio": batch["audio"], "motion": batch["motion"]}
-        conditions = {"audio": batch["speaker"], "motion": batch["motion"][:, 0]}        # the first frame's motion
+        conditions = {"audio": batch["speaker"], "motion": batch["pose"]}
         return talker(batch["text"], batch["text_mask"], latents, {n: frames for n in latents}, conditions, paired, generator)
 
     order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
     fit("talker", talker, loss, order, config.talker_steps, config, device, dtype)
-    save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
+    if rank() == 0:
+        save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
 
 
 def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = None, bar=0) -> None:
     """The stages that are not finished yet, one after the other, in this process."""
     device = pick_device()
-    dtype = prepare_machine(device, threads)
+    dtype = agree(prepare_machine(device, threads), device)
     for stage in stages:
         if finished(Path(config.out_dir), stage):
             continue
@@ -437,33 +452,7 @@ def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = No
             train_talker(config, device, dtype)
         else:
             train_autoencoder(stage, config, device, dtype, bar)
-
-
-def open_run(config: Config, source) -> Path:
-    """Make or reopen the run's folder. Other settings or clips are an error; log lines after the checkpoints are dropped."""
-    out = Path(config.out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    path, wanted = out / "config.json", dataclasses.asdict(config)
-    free = {"out_dir", "log_every", "save_every", "steps", "guidance", "temperature", "stop_hits", "stop_keeps", "stop_shortest"}
-    if (out / "latents" / "meta.json").exists() and not (out / "talker.pt").exists():    # another talker on the same latents
-        names = [f.name for f in dataclasses.fields(Config)]
-        free |= {"vocabulary", "start", *names[names.index("patch"):]}
-    if path.exists():
-        was = json.loads(path.read_text())
-        changed = [f"{k} was {was.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in free and was.get(k) != v]
-        if changed:
-            raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
-                             f"choose another --out_dir, or delete {out} to start anew")
-    clips = out / "clips" / "index.json"
-    if clips.exists() and json.loads(clips.read_text())["key"] != source.key:
-        raise ValueError(f"{out} was begun on other clips than there are now: choose another --out_dir, or delete {out}")
-    data.write_json(path, wanted)
-    log = out / "log.jsonl"
-    if log.exists():
-        steps = {s: load_checkpoint(out, s)["step"] if (out / f"{s}.pt").exists() else 0 for s in STAGES}
-        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
-        log.write_text("".join(line + "\n" for line in lines if (x := json.loads(line))["step"] <= steps[x["stage"]]))
-    return out
+        wait()
 
 
 def main() -> None:
@@ -473,11 +462,15 @@ def main() -> None:
         return print(describe(parse_config([a for a in arguments if a != "--describe"])))
     config = parse_config(arguments)
     start = time.time()
-    source = corpus(config)
-    out = open_run(config, source)
-    data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
+    source, out = corpus(config), Path(config.out_dir)
+    join(pick_device())
+    if rank() == 0:
+        at = {s: load_checkpoint(out, s)["step"] if (out / f"{s}.pt").exists() else 0 for s in STAGES}
+        open_run(config, source.key, at)
+        data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
+    wait()
     groups = [("audio",), ("motion", "speaker")]
-    if pick_device().type == "cpu" and cores() > 1:
+    if pick_device().type == "cpu" and cores() > 1 and world() == 1:
         # a small network keeps one core busy better than two: the autoencoders train side by side
         spawn = multiprocessing.get_context("spawn")
         workers = [spawn.Process(target=plainly, args=(run_stages, g, config, cores() // 2, i)) for i, g in enumerate(groups)]
@@ -490,8 +483,12 @@ def main() -> None:
         print("\n" * len(workers), end="")
     else:
         run_stages(groups[0] + groups[1], config)
-    encode_latents(config, source)
+    if rank() == 0:
+        encode_latents(config, source)
+    wait()
     run_stages(("talker",), config)
+    if rank() > 0:
+        return
     from lab.sheet import write_grid      # here, since it and sample.py stand above this file and import it
     write_grid(out, out / "sample.mp4")
     text, who, what = "bin blue at f two now", "--talker 3", "six unseen sentences by unseen talkers"

@@ -329,7 +329,7 @@ class LIAX(MotionAutoencoder):
             raise ValueError(f"LIA-X needs pictures of 16, 32, 64 ... pixels and channels in multiples of 32, not {size} and {channels}")
         levels = int(math.log2(size)) - 2                                                # 7: from 8 x 8 to 512 x 512
         at = lambda side: channels[min(3, max(0, int(math.log2(side)) - 6))]
-        self.size, self.sketch = size, None
+        self.size = size
         self.first = nn.Conv2d(3, at(size), 1)
         self.down = nn.ModuleList(Down(at(size >> i), at(size >> (i + 1))) for i in range(levels))
         self.code = nn.Conv2d(channels[0], style, 4, bias=False)
@@ -350,6 +350,16 @@ class LIAX(MotionAutoencoder):
         for down in self.down:
             features.append(down(features[-1]))
         return features[-2::-1], self.code(features[-1]).flatten(1)
+
+    def moves(self, poses: Tensor) -> Tensor:
+        """The paper's motion is the pose itself."""
+        return poses
+
+    def decode(self, source: Tensor, motion: Tensor) -> Tensor:
+        return self.render(source, *self.look(source), self.normal.inverse(motion))
+
+    def fit(self, clips) -> None:
+        self.normal.fit(torch.cat([self.pose(pictures) for pictures in clips]))
 
     def render(self, source: Tensor, features: list[Tensor], code: Tensor, magnitudes: Tensor) -> Tensor:
         """magnitudes (B, T, K) -> pictures (B, T, 3, S, S), a frame at a time: one fills the memory well enough."""

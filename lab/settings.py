@@ -1,7 +1,12 @@
-"""Command line -> a dataclass of settings: --config PRESET, then --field=value or --field value, checked by name and type; --crop."""
+"""Command line -> a dataclass of settings: --config PRESET, then --field=value or --field value, checked by name and type; --crop.
+And what keeps a run's folder true to its settings. A first reading can skip this file."""
 import dataclasses
 import difflib
+import json
 import sys
+from pathlib import Path
+
+from data import write_json
 
 
 def read_settings(arguments: list[str], Config, presets: dict[str, dict], about: str):
@@ -45,3 +50,29 @@ def parse_crop(crop):
     except ValueError:
         raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
     return x, y, size
+
+
+def open_run(config, clips: str, steps: dict[str, int]) -> None:
+    """Make or reopen the run's folder. Other settings or clips are a ValueError; log lines after the checkpoints are dropped.
+
+    clips: what tells the corpus from others (its `key`); steps: where each stage's checkpoint stands."""
+    out, wanted = Path(config.out_dir), dataclasses.asdict(config)
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / "config.json"
+    free = {"out_dir", "log_every", "save_every", "fsdp", "steps", "guidance", "temperature", "stop_hits", "stop_keeps", "stop_shortest"}
+    if (out / "latents" / "meta.json").exists() and not (out / "talker.pt").exists():    # another talker on the same latents
+        free |= {"vocabulary", "start", *list(wanted)[list(wanted).index("patch"):]}
+    if path.exists():
+        was = json.loads(path.read_text())
+        changed = [f"{k} was {was.get(k)!r}, is {v!r}" for k, v in wanted.items() if k not in free and was.get(k) != v]
+        if changed:
+            raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
+                             f"choose another --out_dir, or delete {out} to start anew")
+    index = out / "clips" / "index.json"
+    if index.exists() and json.loads(index.read_text())["key"] != clips:
+        raise ValueError(f"{out} was begun on other clips than there are now: choose another --out_dir, or delete {out}")
+    write_json(path, wanted)
+    log = out / "log.jsonl"
+    if log.exists():
+        lines = [line for line in log.read_text().splitlines() if line.endswith("}")]
+        log.write_text("".join(line + "\n" for line in lines if (x := json.loads(line))["step"] <= steps[x["stage"]]))
