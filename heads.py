@@ -47,16 +47,18 @@ class FlowHead(nn.Module):
         self.repeats, self.drop_hidden, self.drop_history = repeats, drop_hidden, drop_history
 
     def context(self, history: Tensor, condition: Tensor) -> Tensor:
-        """The tokens that do not change while a patch is denoised: history (M, P, d), condition (M, G) -> (M, 1 + P, D)."""
-        return torch.cat((self.condition_in(condition)[:, None], self.history_in(history)), 1)
+        """The tokens that do not change while a patch is denoised: history (M, P, d), condition (M, G) -> (M, 1 + P, width)."""
+        return self.input(torch.cat((self.condition_in(condition)[:, None], self.history_in(history)), 1))
 
-    def velocity(self, x: Tensor, t: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        """x (M, P, d) noisy, t (M,), hidden (M, D) -> velocity (M, P, d)."""
-        width = hidden.shape[-1]
+    def clock(self, t: Tensor) -> Tensor:
+        """Flow times t (M,) -> what is added to the hidden state (M, D)."""
+        width = self.time[0].in_features
         # The release adds a second embedding, of a step size that is always 0: one vector for all rows.
-        time = self.time(sinusoids(t, width)) + self.step(sinusoids(t.new_zeros(1), width))
-        tokens = torch.cat(((hidden + time)[:, None], context, self.noisy_in(x)), 1)     # (M, 2 + 2 P, D)
-        y = self.input(tokens)
+        return self.time(sinusoids(t, width)) + self.step(sinusoids(t.new_zeros(1), width))
+
+    def velocity(self, x: Tensor, time: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
+        """x (M, P, d) noisy, time (M or 1, D) from `clock`, hidden (M, D), context (M, 1 + P, width) -> velocity (M, P, d)."""
+        y = torch.cat((self.input(hidden + time)[:, None], context, self.input(self.noisy_in(x))), 1)    # (M, 2 + 2 P, width)
         tables = rotary_tables(y.shape[1], self.blocks[0].attention.head_dim, 1e4, y.device)
         for i, block in enumerate(self.blocks):
             # only the noisy frames are read off the last block, so it computes no others
@@ -73,7 +75,7 @@ class FlowHead(nn.Module):
         hidden = hidden * keep(self.drop_hidden)[:, None]
         history = history * keep(self.drop_history)[:, None, None]
         noisy = (1 - t)[:, None, None] * x + t[:, None, None] * z
-        error = (self.velocity(noisy, t, hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2))
+        error = (self.velocity(noisy, self.clock(t), hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2))
         bins = (t * TIME_BINS).long().clamp(max=TIME_BINS - 1)
         by_time = error.new_zeros(2, TIME_BINS).index_add_(1, bins, torch.stack((error.detach(), torch.ones_like(error))))
         return error.sum() / max(1, len(error)), by_time[0] / by_time[1]                 # a batch may hold speech alone: no rows
@@ -92,14 +94,13 @@ class FlowHead(nn.Module):
         if guided:
             hidden, context = torch.cat((hidden, torch.zeros_like(hidden))), torch.cat((context, context))
         still = max(1, int(0.04 * (steps + 1))) if zero_star else 0
-        for now, then in zip(t[still:-1], t[still + 1:]):
-            inputs = torch.cat((x, x)) if guided else x
-            v = self.velocity(inputs, now.expand(len(inputs)), hidden, context)
+        for time, step in zip(self.clock(t[still:-1]).split(1), t.diff()[still:]):
+            v = self.velocity(torch.cat((x, x)) if guided else x, time, hidden, context)
             if guided:
                 c, u = v.chunk(2)
                 a = (c * u).sum((1, 2), True) / (u.square().sum((1, 2), True) + 1e-8) if zero_star else 1.0
                 v = a * u + guidance * (c - a * u)
-            x = x + (then - now) * v
+            x = x + step * v
         return x
 
 

@@ -12,6 +12,7 @@ Text is padded on the left, so that patch 0 stands in the same column for every 
 Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, D width, H heads, S keys, d latent width.
 What this file does not do: autoencoders, data, training, files.
 """
+import functools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -69,11 +70,13 @@ def zero_init(module: nn.Module) -> nn.Module:
 
 
 # ---------------------------------------------------------------------------------------------------------- attention
+@functools.lru_cache(64)
 def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (tokens, head_dim / 2) of the rotary positions (arXiv 2104.09864)."""
-    frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-    angle = torch.arange(tokens, device=device, dtype=torch.float32)[:, None] * frequency
-    return angle.cos(), angle.sin()
+    """Cosines and sines (tokens, head_dim / 2) of the rotary positions (arXiv 2104.09864), made once."""
+    with torch.inference_mode(False):             # what is made while sampling may serve training later
+        frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+        angle = torch.arange(tokens, device=device, dtype=torch.float32)[:, None] * frequency
+        return angle.cos(), angle.sin()
 
 
 class Rotate(torch.autograd.Function):
@@ -95,7 +98,11 @@ class Rotate(torch.autograd.Function):
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by their position's angles."""
-    return Rotate.apply(x, *(t.to(x.dtype) for t in tables))
+    cos, sin = (t.to(x.dtype) for t in tables)
+    if x.requires_grad:
+        return Rotate.apply(x, cos, sin)
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None, fused: bool | None = None) -> Tensor:
@@ -127,7 +134,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
 
 
 class Normalise(torch.autograd.Function):
-    """RMSNorm by hand: on CPU torch's own takes twice the passes over memory."""
+    """RMSNorm by hand: training on CPU, torch's own takes twice the passes over memory."""
 
     @staticmethod
     def forward(ctx, x, weight, eps):
@@ -151,7 +158,7 @@ class RMSNorm(nn.Module):
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or x.dtype != torch.float32:
+        if x.is_cuda or x.dtype != torch.float32 or not x.requires_grad:
             return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
         return Normalise.apply(x, self.weight, self.eps)
 
@@ -236,8 +243,9 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None, cache: list[KeyValues] | None = None) -> Tensor:
         """x (B, L, D); valid (B, S) bool, False on padding, S counting the cached positions too -> (B, L, D)."""
         start = cache[0].length if cache else 0
-        tables = rotary_tables(start + x.shape[1], self.head_dim, self.rotary_base, x.device)
-        tables = tuple(t[start:] for t in tables)
+        stop = start + x.shape[1]
+        tables = rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device)
+        tables = tuple(t[start:stop] for t in tables)
         for i, block in enumerate(self.blocks):
             x = block(x, tables, causal=True, valid=valid, cache=cache[i] if cache else None)
         return self.norm(x)

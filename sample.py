@@ -186,7 +186,7 @@ class Models:
         stop = len(latents["audio"]) - hidden[1]
         spoken, shown = slice(hidden[0] * self.audio.samples, stop * self.audio.samples), slice(start + hidden[0], start + stop)
         if job.sound is None:
-            sound = self.audio.decode(latents["audio"][None])[0].float().cpu().numpy()[spoken].clip(-1, 1)
+            sound = self.audio.decode(latents["audio"][None], job.who.speaker[None])[0].float().cpu().numpy()[spoken].clip(-1, 1)
         else:
             sound = data.fit_length(job.sound, shown.stop, self.config.sample_rate)[shown.start * self.audio.samples:]
         if job.pictures is None:
@@ -222,7 +222,7 @@ class Models:
         """A clip through the autoencoders: its own first picture animated by its own motion, its own latents decoded."""
         video, wave = as_input(clip.video).to(self.device), torch.from_numpy(clip.audio).to(self.device)
         rebuilt = self.motion.decode(video[:1], self.motion.encode(video)[None])[0]
-        sound = self.audio.decode(self.audio.encode(wave[None]))[0].float().cpu().numpy()
+        sound = self.audio.decode(self.audio.encode(wave[None]), self.voice(clip.audio)[None])[0].float().cpu().numpy()
         return as_pictures(rebuilt), np.clip(sound, -1, 1)
 
 

@@ -226,7 +226,7 @@ def tiny(stage):
 def test_audio_lengths(samples, frames):
     model = tiny("audio")
     latents = model.encode(torch.randn(2, samples) * 0.1)
-    assert latents.shape == (2, frames, 32) and model.decode(latents).shape == (2, frames * 640)
+    assert latents.shape == (2, frames, 32) and model.decode(latents, torch.randn(2, 8)).shape == (2, frames * 640)
 
 
 def test_audio_refuses_nothing():
@@ -238,7 +238,7 @@ def test_audio_loss_and_padding():
     model = tiny("audio")
     wave, frames = torch.randn(2, 30 * 640) * 0.1, torch.tensor([30, 26])
     wave[1, 26 * 640:] = 0
-    loss, log = model.loss(wave, frames, torch.tensor([[3, 4, 5], [0, 6, 7]]))
+    loss, log = model.loss(wave, frames, torch.tensor([[3, 4, 5], [0, 6, 7]]), torch.randn(2, 8))
     loss.backward()
     assert set(log) == {"spectral", "kl", "meaning", "ctc"} and torch.isfinite(loss)
     randomise(model)

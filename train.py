@@ -3,9 +3,9 @@
 Stages, each through the one loop in `fit`, each with a checkpoint in the run's folder (out/small by default):
 
     corpus    clips for the autoencoders, made or decoded once                    clips/
+    speaker   SpeakerEncoder                                                      speaker.pt
     audio     AudioVAE, and its reader of text   } side by side, in processes
     motion    MotionAutoencoder                  } of their own                   audio.pt  motion.pt
-    speaker   SpeakerEncoder                                                      speaker.pt
     latents   every clip of the corpus, encoded once                              latents/
     talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt
     sample    six unseen sentences by unseen talkers beside the truth             sample.mp4
@@ -137,7 +137,7 @@ PRESETS = {
 }
 PRESETS["release"] = PRESETS["paper"] | dict(motion_weight=10.0, warmup=0.1, steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
                                              stop_keeps=0, stop_shortest=7)     # where the released code differs from the paper
-STAGES = ("audio", "speaker", "motion", "talker")
+STAGES = ("speaker", "audio", "motion", "talker")
 
 
 def parse_config(arguments: list[str]) -> Config:
@@ -282,7 +282,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
                            bands=c.audio_bands, heads=c.audio_heads, layers=c.audio_layers, kl=c.audio_kl, adversary=c.audio_fast // 2)
     if stage == "audio":
         return AudioVAE(c.sample_rate, c.audio_width, c.audio_latent, c.audio_bands, c.audio_layers, c.audio_heads, slow=c.audio_slow,
-                        fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl)
+                        fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl, speaker=c.speaker_size)
     if stage == "speaker":
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
@@ -340,11 +340,16 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
         from lab.released import load_whisper
         load_whisper(model.semantic, Path(config.whisper))
 
+    if stage == "audio":                  # its decoder is told who speaks
+        speaker, clips = load_model(out, "speaker", device), tqdm(range(len(store)), desc="voices", position=bar, leave=False)
+        with torch.no_grad():
+            voices = torch.cat([speaker(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips])
+
     def audio_loss(indices, generator):
         clips = [store[i] for i in indices]
         wave, frames = padded_audio(clips, samples)
         text, _ = data.pad_text([data.encode_text(c.text) for c in clips])
-        return model.loss(wave.to(device), frames.to(device), text.to(device), generator)
+        return model.loss(wave.to(device), frames.to(device), text.to(device), voices[indices], generator)
 
     def speaker_loss(indices, generator):
         wave, frames = padded_audio([store[i] for i in indices], samples)
@@ -469,7 +474,8 @@ def main() -> None:
         open_run(config, source.key, at)
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     wait()
-    groups = [("audio",), ("motion", "speaker")]
+    groups = [("audio",), ("motion",)]
+    run_stages(("speaker",), config)
     if pick_device().type == "cpu" and cores() > 1 and world() == 1:
         # a small network keeps one core busy better than two: the autoencoders train side by side
         spawn = multiprocessing.get_context("spawn")

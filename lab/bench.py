@@ -130,7 +130,7 @@ def bench_autoencoders(config, device) -> dict:
     wave, pictures = torch.randn(1, frames * config.sample_rate // FPS, device=device) * 0.1, torch.rand(frames, 3, config.size, config.size, device=device)
     with torch.inference_mode():
         latents, moved = audio.encode(wave), motion.encode(pictures)[None]
-        seconds = take_turns({"audio encode": lambda: audio.encode(wave), "audio decode": lambda: audio.decode(latents),
+        seconds = take_turns({"audio encode": lambda: audio.encode(wave), "audio decode": lambda: audio.decode(latents, torch.zeros(1, config.speaker_size, device=device)),
                               "motion encode": lambda: motion.encode(pictures), "motion decode": lambda: motion.decode(pictures[:1], moved)})
     return {name: frames / FPS / s for name, s in seconds.items()}
 

@@ -58,16 +58,18 @@ def describe(config, seconds=10.0) -> str:
     rows_per_evaluation = 1 if config.guidance == 1 else 2
     sampling = {"backbone": operations(lambda: talker.backbone(meta(1, 1, D), None, cache))}
     for name, m in talker.modalities.items():
-        head, context = talker.heads[name], meta(rows_per_evaluation, 1 + P, D)
+        head, context = talker.heads[name], meta(rows_per_evaluation, 1 + P, config.head_width)
         sampling[f"head, {name}"] = evaluations * operations(lambda: head.velocity(
-            meta(rows_per_evaluation, P, m.latent), meta(rows_per_evaluation), meta(rows_per_evaluation, D), context))
+            meta(rows_per_evaluation, P, m.latent), head.clock(meta(1)), meta(rows_per_evaluation, D), context))
         sampling[f"patch encoder, {name}"] = operations(lambda: talker.encoders[name](meta(1, 1, P, m.latent)))
 
     def step():
         loss, n = talker.backbone(meta(1, N + 1, D)).sum(), N * config.repeats
         for name, m in talker.modalities.items():
             loss = loss + talker.encoders[name](meta(1, N, P, m.latent)).sum()
-            loss = loss + talker.heads[name].velocity(meta(n, P, m.latent), meta(n), meta(n, D), meta(n, 1 + P, D)).sum()
+            head = talker.heads[name]
+            context = head.context(meta(n, P, m.latent), meta(n, m.condition))
+            loss = loss + head.velocity(meta(n, P, m.latent), head.clock(meta(n)), meta(n, D), context).sum()
         return loss
     training = 3 * operations(step)               # the backward pass takes twice the forward pass
     activations = saved_bytes(step, {p.untyped_storage()._cdata for p in talker.parameters()})
@@ -75,7 +77,7 @@ def describe(config, seconds=10.0) -> str:
     keys = 2 * 2 * config.layers * config.kv_heads * config.head_dim * (N + 1)
     with torch.device("meta"):
         pictures = torch.zeros(1, 3, config.size, config.size)
-        decoding = {"audio decoder": operations(lambda: others["audio"].decode(torch.zeros(1, FPS, config.audio_latent))),
+        decoding = {"audio decoder": operations(lambda: others["audio"].decode(torch.zeros(1, FPS, config.audio_latent), torch.zeros(1, config.speaker_size))),
                     "motion decoder": FPS * operations(lambda: others["motion"].decode(pictures, torch.zeros(1, 1, config.motion_size)))}
     GB = 1e9
     lines += ["", f"Sampling takes {one / 1e9:,.1f} GFLOP per second of audio-video ({config.steps} steps, guidance {config.guidance:g}): "

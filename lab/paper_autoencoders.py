@@ -130,7 +130,11 @@ class WhisperXVAE(AudioVAE):
         with torch.no_grad():
             return self.semantic(whisper_mel(wave, self.sample_rate, self.bands, self.seconds))[:, :wave.shape[1] // self.samples * 2]
 
-    def loss(self, wave: Tensor, frames: Tensor, text: Tensor, generator=None) -> tuple[Tensor, dict]:
+    def decode(self, latents: Tensor, speaker=None) -> Tensor:
+        """As AudioVAE.decode; the paper's decoder is not told who speaks."""
+        return self.decoder(self.from_latent(self.normal.inverse(latents)))
+
+    def loss(self, wave: Tensor, frames: Tensor, text: Tensor, speaker=None, generator=None) -> tuple[Tensor, dict]:
         """As AudioVAE.loss, without CTC (Whisper can read already), and with an adversary: log-mel at seven resolutions, KL,
         semantic reconstruction, least-squares GAN, feature matching. One loss trains both sides, see `Discriminators.losses`."""
         semantic = pairs(self.semantics(wave))
