@@ -281,33 +281,28 @@ def pairs(x: Tensor) -> Tensor:
 class SpeakerEncoder(nn.Module):
     """Who speaks: log-mel -> ConvNeXt blocks -> mean and deviation over time -> unit vector (B, size)."""
 
-    def __init__(self, sample_rate=16000, size=64, width=128, bands=80, blocks=2, temperature=0.2):
+    def __init__(self, sample_rate=16000, size=64, width=128, bands=80, blocks=2, temperature=0.1):
         super().__init__()
         self.samples, self.temperature = sample_rate // FPS, temperature
         self.mel = Spectrum(sample_rate, sample_rate // FPS, sample_rate // 100, bands)
         self.input = nn.Linear(2 * bands, width)
         self.blocks = nn.Sequential(*(ConvNeXt(width) for _ in range(blocks)))
         self.out = nn.Linear(2 * width, size)
-        self.sound = nn.Linear(size, 2 * bands)                                          # what the voice sounds like: teaches only
         initialise(self)
-
-    def spectrum(self, wave: Tensor) -> Tensor:
-        """(B, n) -> (B, bands, frames)."""
-        return (self.mel.log_mel(self.mel.magnitude(wave)) + 4) / 4
 
     def forward(self, wave: Tensor) -> Tensor:
         if wave.shape[1] < 2 * self.samples:
             raise ValueError(f"a voice can't be told from {wave.shape[1] / self.samples / FPS:.3f} s of sound: it takes {2 / FPS} s or more")
-        mel = self.spectrum(wave)
-        x = self.blocks(self.input(rearrange(mel[..., :mel.shape[-1] // 2 * 2], "B F (T r) -> B T (r F)", r=2)))     # (B, T', D)
+        mel = self.mel.log_mel(self.mel.magnitude(wave))                                 # (B, bands, frames)
+        mel = mel[..., :mel.shape[-1] // 2 * 2]
+        x = self.blocks(self.input(rearrange((mel + 4) / 4, "B F (T r) -> B T (r F)", r=2)))             # (B, T', D)
         return F.normalize(self.out(torch.cat((x.mean(1), x.std(1)), -1)).float(), dim=-1)
 
     def loss(self, wave: Tensor, frames: Tensor, generator=None) -> tuple[Tensor, dict]:
         """wave (B, n), frames (B,) -> contrastive loss (arXiv 2002.05709) of two crops that do not overlap.
 
         Crops of one utterance attract, crops of others repel. They share the speaker but not the words, so that is
-        all the vector can learn to carry. Telling speakers apart takes less than sounding like them (it missed their pitch):
-        so each vector must also tell mean and deviation of the other crop's spectrum.
+        all the vector can learn to carry.
         """
         length = int(frames.min()) // 2
         if length < 5:
@@ -317,14 +312,11 @@ class SpeakerEncoder(nn.Module):
         by_frame = wave.unflatten(1, (-1, self.samples))                                 # (B, T, samples)
         def crop(start):
             at = start[:, None] + torch.arange(length, device=wave.device)
-            piece = by_frame.gather(1, at[..., None].expand(-1, -1, self.samples)).flatten(1)
-            return self(piece), torch.cat(torch.std_mean(self.spectrum(piece), -1), -1)
-        (one, heard), (other, heard_other) = crop(first), crop(first + length)
-        similarity = one @ other.T / self.temperature                                    # (B, B)
+            return self(by_frame.gather(1, at[..., None].expand(-1, -1, self.samples)).flatten(1))
+        similarity = crop(first) @ crop(first + length).T / self.temperature             # (B, B)
         same = torch.arange(len(wave), device=wave.device)
         loss = (F.cross_entropy(similarity, same) + F.cross_entropy(similarity.T, same)) / 2
-        sound = F.mse_loss(self.sound(one).float(), heard_other) + F.mse_loss(self.sound(other).float(), heard)
-        return loss + 10 * sound, {"sound": sound, "found": (similarity.argmax(1) == same).float().mean()}
+        return loss, {"found": (similarity.argmax(1) == same).float().mean()}
 
 
 # --------------------------------------------------------------------------------------------------------------- motion
