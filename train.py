@@ -198,9 +198,7 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
         if rank() == 0:
             save_checkpoint(out, stage, dict(model=weights, optimizers=moments, order=order.state_dict(), step=step, seconds=seconds,
                                              dtype=str(dtype).removeprefix("torch."), done=False))
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    saved = start = time.perf_counter()
-    start -= seconds
+    start, saved = time.perf_counter() - seconds, seconds
     bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=bar, disable=rank() > 0)
     parent, sums, samples, norms, logged = multiprocessing.parent_process(), {}, 0, 0, first
     for step in bar:
@@ -220,7 +218,7 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
                 total, n = sums.get(name, (0, 0))
                 counted = ~torch.isnan(v)               # a bin of flow time may be empty
                 sums[name] = total + v.detach().nan_to_num(), n + counted
-        norm = whole(torch.nn.utils.clip_grad_norm_(parameters, config.clip))
+        norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip))
         if not torch.isfinite(norm):
             raise RuntimeError(f"{stage}: the gradient is not finite at step {step}; try a smaller --learning_rate (clips {indices})")
         for o in opts:
@@ -231,10 +229,9 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
             now = time.perf_counter() - start
             line = {"stage": stage, "step": step + 1, "lr": rates[0] * scale, "seconds": round(now, 2),
                     "samples_per_s": round(samples / (now - seconds), 2)}
-            late = torch.tensor(float(time.perf_counter() - saved > config.save_every), device=device)
+            late = torch.tensor(float(now - saved > config.save_every), device=device)
             late, *totals = add_up([late, *(v for pair in sums.values() for v in pair)])
-            line |= {k: (s / n).tolist() for k, s, n in zip(sums, totals[::2], totals[1::2])}
-            line["gradient"] = float(norms) / (step + 1 - logged)
+            line |= {"gradient": float(norms) / (step + 1 - logged)} | {k: (s / n).tolist() for k, s, n in zip(sums, totals[::2], totals[1::2])}
             line = {k: [None if x != x else round(x, 5) for x in v] if isinstance(v, list) else v for k, v in line.items()}
             if rank() == 0:
                 with open(out / "log.jsonl", "a") as file:
@@ -245,7 +242,7 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
                 sys.exit(f"{stage}: the run that started this process has ended")
             if late and step + 1 < steps:               # the clocks of several processes differ: any one's is enough
                 save(step + 1)
-                saved = time.perf_counter()
+                saved = now
     save(steps)
     model.eval()
 
@@ -339,7 +336,6 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     if stage == "audio" and config.whisper and not (out / "audio.pt").exists():
         from lab.released import load_whisper
         load_whisper(model.semantic, Path(config.whisper))
-
     if stage == "audio":                  # its decoder is told who speaks
         speaker, clips = load_model(out, "speaker", device), tqdm(range(len(store)), desc="voices", position=bar, leave=False)
         with torch.no_grad():
@@ -370,8 +366,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
         take = {"audio": lambda c: torch.from_numpy(c.audio).to(device), "motion": lambda c: as_input(c.video[::4]).to(device)}[stage]
         with torch.inference_mode():
             model.fit(take(store[i]) for i in range(0, len(store), max(1, len(store) // 300)))
-    state = load_checkpoint(out, stage)
-    save_checkpoint(out, stage, state | {"model": model.state_dict(), "done": True})
+    save_checkpoint(out, stage, load_checkpoint(out, stage) | {"model": model.state_dict(), "done": True})
 
 
 @functools.lru_cache
