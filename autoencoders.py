@@ -436,7 +436,7 @@ class MotionAutoencoder(nn.Module):
         error = (picture - target).abs()
         # The mouth is a twentieth of the picture: weigh places by how wrong they still are and by how much they change within the clip,
         # so that it is not left blurred. (In real clips hair is wrong everywhere, and does not change.)
-        wrong = error.detach() / error.detach().mean() + change / change.mean().clamp(min=1e-6)
+        wrong = error.detach() / error.detach().mean().clamp(min=1e-6) + change / change.mean().clamp(min=1e-6)
         wrong = F.avg_pool2d(wrong.mean(1, keepdim=True), 4)
         weight = F.interpolate(1 + (wrong / (wrong.mean() + 1e-6)).clamp(max=10), scale_factor=4)
         edges = sum((picture.diff(dim=d) - target.diff(dim=d)).abs().mean() for d in (-1, -2))

@@ -58,7 +58,7 @@ class Shared(torch.nn.Module):
     def __init__(self, model: torch.nn.Module, loss: Callable, device: torch.device, sharded: bool):
         """sharded: FSDP2, each process keeps a part of the weights and of the optimizers' state; else DDP, each keeps all."""
         super().__init__()
-        self.model, self.loss, self.sharded = model, loss, sharded
+        self.model, self.loss = model, loss
         if sharded:
             from torch.distributed.device_mesh import init_device_mesh
             from torch.distributed.fsdp import fully_shard
