@@ -406,7 +406,7 @@ def write_json(path, content):
 
 class LatentSet:
     """Encoded clips in a folder, memory-mapped. Item i is a dict of tensors: text (L,) int64, the sequences audio (T, 32) and
-    motion (T, M), and the global speaker (G,), float32. Any other names do as well: two axes make a sequence, one a global.
+    motion (T, M), and the globals voice (G,) and pose (M,), float32. Any other names do as well: two axes make a sequence, one a global.
 
     frames: (n,) lengths. texts: of the clips."""
 

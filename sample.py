@@ -35,7 +35,7 @@ from lab.settings import parse_crop
 @dataclass
 class Reference:
     """Who speaks."""
-    speaker: Tensor                       # (G,) what the voice is like
+    voice: Tensor                         # (G,) the speaker vector, and what else the audio head is told of the voice
     face: Tensor                          # (3, S, S) the picture that is animated
     pose: Tensor                          # (K,) its pose, where the sample starts
 
@@ -66,17 +66,18 @@ class Models:
     # ---- who speaks
     @torch.inference_mode()
     def voice(self, wave: np.ndarray) -> Tensor:
-        """(n,) -> (G,)."""
-        return self.speaker(torch.from_numpy(wave).to(self.device)[None])[0]
+        """(n,) -> (G,), as train.voice_of puts it together."""
+        wave = torch.from_numpy(wave).to(self.device)[None]
+        return train.voice_of(self.speaker(wave)[0], self.audio.encode(wave)[0] if self.config.timbre else None, self.config)
 
     @torch.inference_mode()
-    def reference(self, picture: np.ndarray, speaker: Tensor) -> Reference:
+    def reference(self, picture: np.ndarray, voice: Tensor) -> Reference:
         """A picture (S, S, 3) uint8 and a voice (G,)."""
         face = as_input(picture[None]).to(self.device)
-        return Reference(speaker, face[0], self.motion.pose(face)[0])
+        return Reference(voice, face[0], self.motion.pose(face)[0])
 
     def clip_reference(self, clip: data.Clip) -> Reference:
-        """Voice and face of a clip: the speaker vector of its sound, its first picture."""
+        """Voice and face of a clip: that of its sound, its first picture."""
         return self.reference(clip.video[0], self.voice(clip.audio))
 
     def talker_reference(self, number: int) -> Reference:
@@ -86,7 +87,7 @@ class Models:
         return self.clip_reference(train.corpus(self.config).reference(number))
 
     def film_voice(self, path: Path) -> Tensor:
-        """(G,): the voice that a film has, or, if it is silent, the mean voice of the clips that the model was trained on."""
+        """(G,): the voice that a film has, or, if it is silent, the most average of those that the model was trained on."""
         try:
             return self.voice(data.read_audio(path, self.config.sample_rate))
         except data.BrokenClip as error:
@@ -94,8 +95,8 @@ class Models:
                 raise
             if not (Path(self.folder) / "latents" / "meta.json").exists():
                 raise ValueError(f"{path} is silent: whose voice? give --voice a.wav") from None
-            voices = data.LatentSet(Path(self.folder) / "latents").arrays["speaker"]
-            return F.normalize(torch.from_numpy(voices.mean(0)), dim=0).to(self.device)
+            voices = data.LatentSet(Path(self.folder) / "latents").arrays["voice"]
+            return torch.tensor(voices[np.square(voices - voices.mean(0)).sum(1).argmin()], device=self.device)
 
     # ---- what is given
     @torch.inference_mode()
@@ -142,7 +143,7 @@ class Models:
         text, mask = (x.to(self.device) for x in data.pad_text([self.ids(j.text) for j in jobs]))
         generators = [torch.Generator().manual_seed(j.seed) for j in jobs]
         noise = lambda shape: torch.stack([torch.randn(shape[1:], generator=g) for g in generators]).to(self.device)
-        conditions = {"audio": torch.stack([j.who.speaker for j in jobs]), "motion": torch.stack([j.who.pose for j in jobs])}
+        conditions = {"audio": torch.stack([j.who.voice for j in jobs]), "motion": torch.stack([j.who.pose for j in jobs])}
         given = {n: torch.stack([j.given[n] for j in jobs]) for n in first.given}
         pick = lambda value, preset: preset if value is None else value
         sampling = dict(steps=pick(steps, c.steps), guidance=pick(guidance, c.guidance), temperature=pick(temperature, c.temperature))
@@ -177,6 +178,10 @@ class Models:
         clips = [self.render(job, {n: x[i, :length] for n, x in latents.items()}) for i, (job, length) in enumerate(zip(jobs, lengths))]
         return clips, [bool(job.frames) or stopped for job, stopped in zip(jobs, done.tolist())]
 
+    def sound(self, latents: Tensor, voice: Tensor) -> np.ndarray:
+        """Audio latents (T, d), voice (G,) -> (n,)."""
+        return self.audio.decode(latents[None], voice[None, :self.config.speaker_size])[0].float().cpu().numpy().clip(-1, 1)
+
     @torch.inference_mode()
     def render(self, job: Job, latents: dict[str, Tensor], start=0, hidden=(0, 0)) -> tuple[np.ndarray, np.ndarray]:
         """Latents (T, d) that begin at frame `start` of a sample -> its pictures and its sound; what is given is passed through.
@@ -186,7 +191,7 @@ class Models:
         stop = len(latents["audio"]) - hidden[1]
         spoken, shown = slice(hidden[0] * self.audio.samples, stop * self.audio.samples), slice(start + hidden[0], start + stop)
         if job.sound is None:
-            sound = self.audio.decode(latents["audio"][None], job.who.speaker[None])[0].float().cpu().numpy()[spoken].clip(-1, 1)
+            sound = self.sound(latents["audio"], job.who.voice)[spoken]
         else:
             sound = data.fit_length(job.sound, shown.stop, self.config.sample_rate)[shown.start * self.audio.samples:]
         if job.pictures is None:
@@ -222,8 +227,7 @@ class Models:
         """A clip through the autoencoders: its own first picture animated by its own motion, its own latents decoded."""
         video, wave = as_input(clip.video).to(self.device), torch.from_numpy(clip.audio).to(self.device)
         rebuilt = self.motion.decode(video[:1], self.motion.encode(video)[None])[0]
-        sound = self.audio.decode(self.audio.encode(wave[None]), self.voice(clip.audio)[None])[0].float().cpu().numpy()
-        return as_pictures(rebuilt), np.clip(sound, -1, 1)
+        return as_pictures(rebuilt), self.sound(self.audio.encode(wave[None])[0], self.voice(clip.audio))
 
 
 # ------------------------------------------------------------------------------------------------------------ the tasks
@@ -370,18 +374,18 @@ def find_reference(a: argparse.Namespace, models: Models, crop) -> Reference | N
     elif a.talker is not None:
         who = models.talker_reference(a.talker)
     if speech := a.voice or (None if who else a.audio):
-        speaker = models.voice(data.read_audio(speech, c.sample_rate))
+        voice = models.voice(data.read_audio(speech, c.sample_rate))
     elif who:
-        speaker = who.speaker
+        voice = who.voice
     elif a.speaker:
-        speaker = models.voice(np.zeros(1, np.float32))                                  # a file: the same whatever it hears
+        voice = models.voice(np.zeros(1, np.float32))                                    # a file: the same whatever it hears
     elif a.video:
-        speaker = models.film_voice(a.video)
+        voice = models.film_voice(a.video)
     else:
         return None
     if picture := a.face or a.video:
-        return models.reference(data.read_video(picture, c.size, crop)[0], speaker)
-    return who and replace(who, speaker=speaker)
+        return models.reference(data.read_video(picture, c.size, crop)[0], voice)
+    return who and replace(who, voice=voice)
 
 
 def main() -> None:

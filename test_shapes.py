@@ -46,7 +46,7 @@ def inputs(config, batch=3, patches=5, text=7):
     present = (torch.arange(patches * config.patch)[None] < frames[:, None])[..., None]
     latents = {"audio": torch.randn(batch, patches * config.patch, config.audio_latent) * present,
                "motion": torch.randn(batch, patches * config.patch, config.motion_size) * present}
-    conditions = {"audio": torch.randn(batch, config.speaker_size), "motion": torch.randn(batch, config.motion_size)}
+    conditions = {"audio": torch.randn(batch, config.voice_size), "motion": torch.randn(batch, config.motion_size)}
     return dict(text=ids, text_mask=ids > 0, latents=latents, frames={k: frames for k in latents}, conditions=conditions,
                 paired=torch.ones(batch, dtype=torch.bool))
 
@@ -294,6 +294,7 @@ def test_speaker_vectors():
     assert model(wave).shape == (3, 8) and error(model(wave).norm(dim=1), torch.ones(3)) < 1e-5
     loss, log = model.loss(wave, torch.tensor([30, 20, 25]))
     assert torch.isfinite(loss) and 0 <= log["found"] <= 1
+    assert train.voice_of(torch.ones(1), torch.tensor([[1.0], [3.0]]), train.parse_config([])).tolist() == pytest.approx([1, 2, 2 ** 0.5])
     with pytest.raises(ValueError, match="at least 10 frames"):
         model.loss(wave, torch.tensor([30, 9, 25]))
 
@@ -356,7 +357,7 @@ def test_order_resumes_exactly():
     (["--learing_rate=1"], "did you mean --learning_rate"), (["--layers=two"], "--layers is int"), (["--config=huge"], "no preset 'huge'"),
     (["--layers=0"], "at least 1"), (["--seed"], "needs a value"), (["layers=2"], "not an option"), (["--heads=3"], "multiple of"),
     (["--size=50"], "multiple of 16"), (["--width=200"], "multiple of"), (["--speech_only=1"], "below 1"),
-    (["--whisper=x.pt"], "goes with --autoencoders=paper"), (["--fsdp=1"], "needs --muon_rate=0"), (["--jitter=7"], "at most 10")])
+    (["--whisper=x.pt"], "goes with --autoencoders=paper"), (["--fsdp=1"], "needs --muon_rate=0"), (["--timbre=2"], "0 or 1"), (["--jitter=7"], "at most 10")])
 def test_configuration_errors(arguments, message):
     with pytest.raises(ValueError, match=message):
         train.parse_config(arguments)

@@ -73,6 +73,7 @@ class Config:
     speaker_size: int = 64
     speaker_steps: int = 400
     speaker_batch: int = 48
+    timbre: int = 1                       # 1: beside the speaker vector, the talker is told mean and deviation of the reference's latents
     # motion autoencoder
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8 (paper: up to 64 x 64, half of it with each doubling from there)
@@ -119,6 +120,8 @@ class Config:
     stop_keeps: int = 1                   # 1: the patch that says stop is still part of the sample, 0: it is not
     stop_shortest: int = 0                # patches in which nothing counts as a stop
 
+    voice_size = property(lambda self: self.speaker_size + 2 * self.timbre * self.audio_latent)    # what the audio head is told of the voice
+
 
 PRESETS = {
     "small": {},
@@ -129,7 +132,7 @@ PRESETS = {
     "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40, motion_coarse=128, motion_fine=96,
                  motion_steps=5000, jitter=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
-                  audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
+                  audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
                   hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2, motion_weight=8.0,
                   regression=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
@@ -143,11 +146,12 @@ STAGES = ("speaker", "audio", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    zero = ("seed", "jitter", "motion_delay", "stop_keeps", "stop_shortest", "fsdp")
+    zero = ("seed", "timbre", "jitter", "motion_delay", "stop_keeps", "stop_shortest", "fsdp")
     for field in dataclasses.fields(Config):
         lowest = 0 if field.type is float or field.name in zero else 1
-        if field.type is not str and getattr(config, field.name) < lowest:
-            raise ValueError(f"--{field.name} must be at least {lowest}, not {getattr(config, field.name)}")
+        highest = 1 if field.name in ("timbre", "stop_keeps", "fsdp") else math.inf
+        if field.type is not str and not lowest <= getattr(config, field.name) <= highest:
+            raise ValueError(f"--{field.name} must be {'0 or 1' if highest == 1 else f'at least {lowest}'}, not {getattr(config, field.name)}")
     parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
                  head_width=2 * config.head_heads)      # rotary positions turn pairs of channels: every head has an even number
     for name, part in parts.items():
@@ -284,7 +288,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
         return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
-    modalities = {"audio": Modality(c.audio_latent, c.speaker_size),
+    modalities = {"audio": Modality(c.audio_latent, c.voice_size),
                   "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
     heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
                            for name, m in modalities.items()})
@@ -369,6 +373,11 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     save_checkpoint(out, stage, load_checkpoint(out, stage) | {"model": model.state_dict(), "done": True})
 
 
+def voice_of(speaker: torch.Tensor, latents: torch.Tensor, config: Config) -> torch.Tensor:
+    """Speaker vector (G,) and latents (T, d) of one utterance -> what the audio head is told of the voice (voice_size,)."""
+    return torch.cat((speaker, latents.mean(0), latents.std(0))) if config.timbre else speaker
+
+
 @functools.lru_cache
 def encoders(out: Path) -> tuple:
     """The frozen parts of a run and the clips it keeps, loaded once in each worker process."""
@@ -384,7 +393,8 @@ def encode_clip(out: Path, source, index: int):
     if isinstance(clip, data.BrokenClip):
         return clip
     wave, poses = torch.from_numpy(clip.audio)[None], motion.pose(as_input(clip.video))
-    return dict(name=clip.name, text=clip.text, audio=audio.encode(wave)[0].numpy(), speaker=speaker(wave)[0].numpy(),
+    latents = audio.encode(wave)[0]
+    return dict(name=clip.name, text=clip.text, audio=latents.numpy(), voice=voice_of(speaker(wave)[0], latents, run_config(out)).numpy(),
                 motion=motion.moves(poses).numpy(), pose=poses[0].numpy())
 
 
@@ -432,7 +442,7 @@ def train_talker(config: Config, device, dtype) -> None:
         frames = batch["patches"] * config.patch
         paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
         latents = {"audio": batch["audio"], "motion": batch["motion"]}
-        conditions = {"audio": batch["speaker"], "motion": batch["pose"]}
+        conditions = {"audio": batch["voice"], "motion": batch["pose"]}
         return talker(batch["text"], batch["text_mask"], latents, {n: frames for n in latents}, conditions, paired, generator)
 
     order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
@@ -469,12 +479,11 @@ def main() -> None:
         open_run(config, source.key, at)
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     wait()
-    groups = [("audio",), ("motion",)]
     run_stages(("speaker",), config)
     if pick_device().type == "cpu" and cores() > 1 and world() == 1:
         # a small network keeps one core busy better than two: the autoencoders train side by side
         spawn = multiprocessing.get_context("spawn")
-        workers = [spawn.Process(target=plainly, args=(run_stages, g, config, cores() // 2, i)) for i, g in enumerate(groups)]
+        workers = [spawn.Process(target=plainly, args=(run_stages, g, config, cores() // 2, i)) for i, g in enumerate([("audio",), ("motion",)])]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -483,7 +492,7 @@ def main() -> None:
             raise RuntimeError("an autoencoder did not finish; its error is above. The same command resumes from the checkpoints")
         print("\n" * len(workers), end="")
     else:
-        run_stages(groups[0] + groups[1], config)
+        run_stages(("audio", "motion"), config)
     if rank() == 0:
         encode_latents(config, source)
     wait()

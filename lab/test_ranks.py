@@ -36,7 +36,7 @@ def latents(out: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     c, draw = train.parse_config(SIZES), lambda *shape: torch.randn(*shape, generator=generator).numpy()
     data.LatentSet.write(out / "latents", (dict(name=str(i), text="bin blue at f two now", audio=draw(20 + i, c.audio_latent), motion=draw(20 + i, c.motion_size), pose=draw(c.motion_size),
-                                                speaker=draw(c.speaker_size)) for i in range(16)))
+                                                voice=draw(c.voice_size)) for i in range(16)))
     return out
 
 
