@@ -380,21 +380,21 @@ def voice_of(speaker: torch.Tensor, latents: torch.Tensor, config: Config) -> to
 
 @functools.lru_cache
 def encoders(out: Path) -> tuple:
-    """The frozen parts of a run and the clips it keeps, loaded once in each worker process."""
+    """The frozen parts of a run, the clips it keeps and its settings, loaded once in each worker process."""
     torch.set_num_threads(1)
-    return *(load_model(out, stage) for stage in ("audio", "motion", "speaker")), data.ClipStore(out / "clips")
+    return *(load_model(out, stage) for stage in ("audio", "motion", "speaker")), data.ClipStore(out / "clips"), run_config(out)
 
 
 @torch.inference_mode()
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why there is none."""
-    audio, motion, speaker, store = encoders(out)
+    audio, motion, speaker, store, config = encoders(out)
     clip = store[store.places[index]] if index in store.places else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
     wave, poses = torch.from_numpy(clip.audio)[None], motion.pose(as_input(clip.video))
     latents = audio.encode(wave)[0]
-    return dict(name=clip.name, text=clip.text, audio=latents.numpy(), voice=voice_of(speaker(wave)[0], latents, run_config(out)).numpy(),
+    return dict(name=clip.name, text=clip.text, audio=latents.numpy(), voice=voice_of(speaker(wave)[0], latents, config).numpy(),
                 motion=motion.moves(poses).numpy(), pose=poses[0].numpy())
 
 
