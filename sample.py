@@ -179,7 +179,7 @@ class Models:
         return clips, [bool(job.frames) or stopped for job, stopped in zip(jobs, done.tolist())]
 
     def sound(self, latents: Tensor, voice: Tensor) -> np.ndarray:
-        """Audio latents (T, d), voice (G,) -> (n,)."""
+        """Audio latents (T, d), voice (G,), of which the decoder is told the speaker vector alone -> (n,)."""
         return self.audio.decode(latents[None], voice[None, :self.config.speaker_size])[0].float().cpu().numpy().clip(-1, 1)
 
     @torch.inference_mode()
@@ -225,9 +225,9 @@ class Models:
     @torch.inference_mode()
     def roundtrip(self, clip: data.Clip) -> tuple[np.ndarray, np.ndarray]:
         """A clip through the autoencoders: its own first picture animated by its own motion, its own latents decoded."""
-        video, wave = as_input(clip.video).to(self.device), torch.from_numpy(clip.audio).to(self.device)
+        video, wave = as_input(clip.video).to(self.device), torch.from_numpy(clip.audio).to(self.device)[None]
         rebuilt = self.motion.decode(video[:1], self.motion.encode(video)[None])[0]
-        return as_pictures(rebuilt), self.sound(self.audio.encode(wave[None])[0], self.voice(clip.audio))
+        return as_pictures(rebuilt), self.sound(self.audio.encode(wave)[0], self.speaker(wave)[0])
 
 
 # ------------------------------------------------------------------------------------------------------------ the tasks

@@ -146,10 +146,11 @@ STAGES = ("speaker", "audio", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    zero = ("seed", "timbre", "jitter", "motion_delay", "stop_keeps", "stop_shortest", "fsdp")
+    switches = ("timbre", "stop_keeps", "fsdp")
+    zero = ("seed", "jitter", "motion_delay", "stop_shortest", *switches)
     for field in dataclasses.fields(Config):
         lowest = 0 if field.type is float or field.name in zero else 1
-        highest = 1 if field.name in ("timbre", "stop_keeps", "fsdp") else math.inf
+        highest = 1 if field.name in switches else math.inf
         if field.type is not str and not lowest <= getattr(config, field.name) <= highest:
             raise ValueError(f"--{field.name} must be {'0 or 1' if highest == 1 else f'at least {lowest}'}, not {getattr(config, field.name)}")
     parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
