@@ -145,10 +145,11 @@ class SyntheticCorpus:
         entropy = [self.seed, SPLITS.index(self.split), index, 1]
         return self._make(f"{self.split}_{index:05d}_t{talker:03d}", text, talker, entropy)
 
-    def reference(self, talker):
-        """A fixed utterance of any talker (its sentence is a train one): 'the voice and face of talker N'."""
-        text = draw_sentence(np.random.default_rng([VERSION, talker, 2]), "train")
-        return self._make(f"reference_t{talker:03d}", text, talker, [VERSION, talker, 3])
+    def references(self, talker):
+        """Fixed utterances of any talker (train sentences), 'the voice and face of talker N': 8 of one this corpus holds, 1 of a stranger."""
+        numbers = range(2, 18, 2) if talker in self.talkers else [2]
+        texts = [draw_sentence(np.random.default_rng([VERSION, talker, number]), "train") for number in numbers]
+        return [self._make(f"reference_t{talker:03d}", text, talker, [VERSION, talker, n + 1]) for n, text in zip(numbers, texts)]
 
     def _make(self, name, text, number, entropy):
         rng, talker = np.random.default_rng(entropy), make_talker(number)

@@ -76,15 +76,15 @@ class Models:
         face = as_input(picture[None]).to(self.device)
         return Reference(voice, face[0], self.motion.pose(face)[0])
 
-    def clip_reference(self, clip: data.Clip) -> Reference:
-        """Voice and face of a clip: that of its sound, its first picture."""
-        return self.reference(clip.video[0], self.voice(clip.audio))
+    def clip_reference(self, *clips: data.Clip) -> Reference:
+        """Who speaks in clips of one person: the mean voice, since each utterance varies, and the first picture of the first."""
+        return self.reference(clips[0].video[0], torch.stack([self.voice(clip.audio) for clip in clips]).mean(0))
 
     def talker_reference(self, number: int) -> Reference:
-        """Voice and face of a talker of the synthetic corpus, from one utterance of theirs."""
+        """Voice and face of a talker of the synthetic corpus: of 8 utterances for those in training, of one for any other."""
         if self.config.data:
             raise ValueError(f"this model was trained on {self.config.data}, not on the synthetic talkers: give a clip with --ref")
-        return self.clip_reference(train.corpus(self.config).reference(number))
+        return self.clip_reference(*train.corpus(self.config).references(number))
 
     def film_voice(self, path: Path) -> Tensor:
         """(G,): the voice that a film has, or, if it is silent, the most average of those that the model was trained on."""
@@ -285,7 +285,7 @@ def sample_folder(models: Models, jobs: list[tuple[str, Job]], out: Path, batch=
 def read_jobs(path: Path, models: Models, default: Reference | None, seed: int) -> list[tuple[str, Job]]:
     """Lines of `text`, or of `name<TAB>talker<TAB>text` as data.py --export writes into texts.tsv; line i takes seed + i."""
     jobs, references = [], {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(tqdm(path.read_text(encoding="utf-8").splitlines(), desc="voices", delay=2, leave=False), 1):
         fields = line.split("\t")
         if not line.strip():
             continue
@@ -328,11 +328,11 @@ def parse() -> argparse.Namespace:
     what.add_argument("--texts", type=Path, help="a file: a text per line, or name<TAB>talker<TAB>text")
     what.add_argument("--audio", type=Path, help="a speech, to which a face is made")
     what.add_argument("--video", type=Path, help="a face, to which a speech is made")
-    what.add_argument("--prefix-seconds", type=float, help="go on from so much of --ref")
+    what.add_argument("--prefix-seconds", type=float, help="go on from so much of --ref (the first)")
     what.add_argument("--roundtrip", type=Path, help="a folder of clips to pass through the autoencoders")
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--talker", type=int, help="voice and face of this synthetic talker (0..255 were in training)")
-    who.add_argument("--ref", type=Path, help="voice and face of this clip")
+    who.add_argument("--ref", type=Path, nargs="+", help="voice and face of this clip; several clips of a person tell the voice better")
     parser.add_argument("--voice", type=Path, help="the voice of this sound or clip")
     parser.add_argument("--face", type=Path, help="the face of this picture, or of a clip's first")
     voice = parser.add_mutually_exclusive_group()
@@ -370,7 +370,7 @@ def find_reference(a: argparse.Namespace, models: Models, crop) -> Reference | N
     """Who speaks, by the command line: voice and face of one talker or clip, or each from its own file. None: nobody was named."""
     c, who = models.config, None
     if a.ref:
-        who = models.clip_reference(data.read_clip(a.ref, c.size, c.sample_rate, crop))
+        who = models.clip_reference(*(data.read_clip(ref, c.size, c.sample_rate, crop) for ref in a.ref))
     elif a.talker is not None:
         who = models.talker_reference(a.talker)
     if speech := a.voice or (None if who else a.audio):
@@ -420,7 +420,7 @@ def main() -> None:
     elif a.video:
         job = dubbing_job(models, data.read_video(a.video, c.size, crop), a.text, who, data.read_video(a.video, max(256, c.size), crop))
     elif a.prefix_seconds is not None:
-        job = continuation_job(models, data.read_clip(a.ref, c.size, c.sample_rate, crop), a.prefix_seconds, a.text, who)
+        job = continuation_job(models, data.read_clip(a.ref[0], c.size, c.sample_rate, crop), a.prefix_seconds, a.text, who)
     else:
         job = Job(a.text, who)
     jobs, start = [replace(job, seed=a.seed + i) for i in range(a.n)], time.time()
@@ -429,13 +429,12 @@ def main() -> None:
         write_stream(a.out, models.stream(jobs[0], **sampling), c.sample_rate)
         return
     clips, stopped = models.generate(jobs, **sampling)
-    seconds = time.time() - start
+    print(f"generated in {time.time() - start:.1f} s")
     for i, (video, audio) in enumerate(clips):
         out = a.out if a.n == 1 else a.out.with_stem(f"{a.out.stem}_{i}")
         data.write_clip(out, video, audio, c.sample_rate)
         cut = "" if stopped[i] else " (it did not stop by itself and was cut: the text is unlike what the model learned)"
-        print(f"{out}: {len(video) / data.FPS:.2f} s of audio-video{cut}")
-    print(f"generated in {seconds:.1f} s. Next: play it")
+        print(f"{out}: {len(video) / data.FPS:.2f} s of audio-video{cut}; play it")
 
 
 if __name__ == "__main__":

@@ -80,6 +80,18 @@ def test_given_patches_are_fed_and_steer_what_is_sampled(delay, given):
         assert moved[n].tolist() == expected
 
 
+def test_several_clips_tell_a_voice(models):
+    """A talker that was in training is known by 8 utterances, a stranger by one; the face is the first clip's."""
+    corpus = data.SyntheticCorpus("test", 3)
+    assert [len(corpus.references(talker)) for talker in (3, 300)] == [8, 1]
+    clips = corpus.references(3)
+    assert len({clip.text for clip in clips}) > 4 and {clip.talker for clip in clips} == {3}
+    who, each = models.clip_reference(*clips), [models.clip_reference(clip) for clip in clips]
+    assert error(who.voice, sum(one.voice for one in each) / 8) < 1e-5 < error(who.voice, each[0].voice)
+    assert torch.equal(who.face, each[0].face)
+    assert torch.equal(models.talker_reference(3).voice, who.voice)
+
+
 def test_a_face_for_a_speech(models, clip):
     who = models.clip_reference(clip)
     wave = clip.audio[:20 * 640 + 7]                                                     # neither whole frames nor whole patches
@@ -172,7 +184,7 @@ def test_command_line(run, files, tmp_path, clip):
     assert np.corrcoef(heard, clip.audio[:len(heard)])[0, 1] > 0.98                      # the speech itself, not the autoencoder's idea of it
     command(*call, "--video", files / "silent.mp4", "--out", tmp_path / "v2a.mp4")
     check_clip(tmp_path / "v2a.mp4", seconds)
-    command(*call, "--ref", files / "clip.mp4", "--prefix-seconds", 1, "--n", 2, "--out", tmp_path / "on.mp4")
+    command(*call, "--ref", files / "clip.mp4", files / "clip.mp4", "--prefix-seconds", 1, "--n", 2, "--out", tmp_path / "on.mp4")
     check_clip(tmp_path / "on_0.mp4")
     check_clip(tmp_path / "on_1.mp4")
 
