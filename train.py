@@ -130,7 +130,7 @@ PRESETS = {
                  motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
                  head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
     "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40, motion_coarse=128, motion_fine=96,
-                 motion_steps=5000, jitter=3),
+                 motion_steps=5000, jitter=3, stop_hits=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
                   audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
