@@ -52,7 +52,7 @@ class Spectrum(nn.Module):
     def magnitude(self, wave: Tensor) -> Tensor:
         """(B, n) -> (B, F, 1 + n / hop)."""
         spectrum = torch.stft(wave, self.window, self.hop, window=self.hann, pad_mode="constant", return_complex=True)
-        return (torch.view_as_real(spectrum).square().sum(-1) + 1e-7).sqrt()
+        return (spectrum.real.square() + spectrum.imag.square() + 1e-7).sqrt()
 
     def log_mel(self, magnitude: Tensor) -> Tensor:
         """(B, F, frames) -> (B, bands, frames)."""

@@ -326,8 +326,7 @@ class ClipStore:
         if not (Path(folder) / "index.json").is_file():
             raise ValueError(f"{folder}: no finished cache of clips here; cache_clips makes one")
         self.index = json.loads((Path(folder) / "index.json").read_text())
-        self.size, self.sample_rate, self.key, self.skipped = (
-            self.index[name] for name in ("size", "sample_rate", "key", "skipped"))
+        self.size, self.sample_rate, self.key, self.skipped = (self.index[name] for name in ("size", "sample_rate", "key", "skipped"))
         self.frames = np.array([length for *_, length in self.index["clips"]])
         self.places = {number: place for place, number in enumerate(self.index["numbers"])}
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])

@@ -231,8 +231,7 @@ class Backbone(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, hidden: int, rotary_base=1e6):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, kv_heads=kv_heads, head_dim=head_dim, qk_norm=True)
-                                    for _ in range(layers))
+        self.blocks = nn.ModuleList(Block(width, heads, hidden, kv_heads=kv_heads, head_dim=head_dim, qk_norm=True) for _ in range(layers))
         self.norm = RMSNorm(width)
         self.kv_heads, self.head_dim, self.rotary_base = kv_heads, head_dim, rotary_base
 
@@ -321,37 +320,38 @@ class Talker(nn.Module):
     samples have no other. heads: any module with `loss(inputs, generator)` and `sample(inputs, noise, ...)` over dictionaries
     of HeadInput (heads.py: one FlowHead each; an ablation may pass a joint one).
     regression: weight of the auxiliary regression below; 0 in the paper.
+    introduce: tell the backbone the leader's condition (who speaks) too, with the task tag; the paper tells the head alone.
     """
 
     def __init__(self, modalities: dict[str, Modality], heads: nn.Module, backbone: Backbone, vocabulary: int, patch: int,
-                 patch_layers: int, patch_heads: int, regression=0.0):
+                 patch_layers: int, patch_heads: int, regression=0.0, introduce=False):
         super().__init__()
         width = backbone.norm.weight.numel()
         self.modalities, self.patch = dict(modalities), patch
         self.leader = next(iter(modalities))
         self.embedding = nn.Embedding(vocabulary, width)
         self.task = nn.Embedding(2, width)
+        self.introduce = nn.Linear(modalities[self.leader].condition, width) if introduce else None
         self.no_video = nn.Parameter(torch.zeros(width))    # stands in for the motion token in speech-only samples
-        self.encoders = nn.ModuleDict({name: PatchEncoder(m.latent, width, patch_layers, patch_heads)
-                                       for name, m in modalities.items()})
+        self.encoders = nn.ModuleDict({name: PatchEncoder(m.latent, width, patch_layers, patch_heads) for name, m in modalities.items()})
         self.backbone, self.heads, self.stop = backbone, heads, StopPredictor(width)
         self.register_buffer("longest", torch.tensor(187))  # patches of the longest sample it learned from (30 s in the paper)
         # Not in the paper: a plain regression of the next clean patch. Flow matching alone teaches a small backbone to
         # read only after many hours, since most of its gradient is about noise; this signal is direct (README, "small").
         self.regression = regression
-        self.regressors = nn.ModuleDict({name: nn.Linear(width, patch * m.latent) for name, m in modalities.items()}
-                                        if regression else {})
+        self.regressors = nn.ModuleDict({name: nn.Linear(width, patch * m.latent) for name, m in modalities.items()} if regression else {})
 
     # ---- what both training and generation use
-    def prefix(self, text: Tensor, text_mask: Tensor, paired: Tensor) -> tuple[Tensor, Tensor]:
-        """text (B, L) ids, left-padded; text_mask (B, L) -> embeddings (B, 1 + L, D) with the task tag, and their mask.
+    def prefix(self, text: Tensor, text_mask: Tensor, paired: Tensor, who: Tensor) -> tuple[Tensor, Tensor]:
+        """text (B, L) ids, left-padded; text_mask (B, L); who (B, G) -> embeddings (B, 1 + L, D) with the task tag, and their mask.
 
         The tag goes right before the text: into the last column of the padding.
         """
         x = F.pad(self.embedding(text), (0, 0, 1, 0))                                    # (B, 1 + L, D)
         valid = F.pad(text_mask, (1, 0))                                                 # (B, 1 + L)
         at_tag = torch.arange(x.shape[1], device=text.device)[None] == (~text_mask).sum(1)[:, None]
-        tag = self.task(torch.where(paired, SPEECH_AND_VIDEO, SPEECH_ONLY))
+        tag = self.task(torch.where(paired, SPEECH_AND_VIDEO, SPEECH_ONLY))              # (B, D)
+        tag = tag if self.introduce is None else tag + self.introduce(who)
         return torch.where(at_tag[..., None], tag[:, None], x), valid | at_tag
 
     def split(self, x: Tensor) -> Tensor:
@@ -379,7 +379,7 @@ class Talker(nn.Module):
             history = F.pad(shifted[:, :-1], (0, 0, 0, 0, 1, 0))                         # (B, N, P, d) the patch before
             mask = present.any(-1) & follows[name][:, None]                              # (B, N)
             inputs[name] = (history, conditions[name], shifted, mask)
-        x, valid = self.prefix(text, text_mask, paired)
+        x, valid = self.prefix(text, text_mask, paired, conditions[self.leader])
         before = x.shape[1] - 1                                                          # the last text position predicts patch 0
         x, valid = torch.cat((x, token), 1), F.pad(valid, (0, N - 1), value=True)
         hidden = self.backbone(x, valid)[:, before:]                                     # (B, N, D)
@@ -418,7 +418,7 @@ class Talker(nn.Module):
         """
         B = len(text)
         active = {n: m for n, m in self.modalities.items() if paired or n == self.leader}
-        x, valid = self.prefix(text, text_mask, torch.full((B,), paired, device=text.device))
+        x, valid = self.prefix(text, text_mask, torch.full((B,), paired, device=text.device), conditions[self.leader])
         cache = self.backbone.new_cache(B, x.shape[1] + longest)
         padding = None if text_mask.all() else F.pad(valid, (0, longest), value=True)
         hidden = self.backbone(x, None if padding is None else valid, cache)[:, -1:]     # (B, 1, D)

@@ -31,6 +31,8 @@ import train
 from autoencoders import as_input, as_pictures
 from lab.settings import parse_crop
 
+CUT = "did not stop by itself and was cut: the text is unlike what the model learned"
+
 
 @dataclass
 class Reference:
@@ -221,6 +223,8 @@ class Models:
                 told = ready
         if len(latents["audio"]) > told:
             yield piece(len(latents["audio"]))
+        if len(latents["audio"]) and not (job.frames or done):
+            print(f"the sample {CUT}", file=sys.stderr)
 
     @torch.inference_mode()
     def roundtrip(self, clip: data.Clip) -> tuple[np.ndarray, np.ndarray]:
@@ -433,7 +437,7 @@ def main() -> None:
     for i, (video, audio) in enumerate(clips):
         out = a.out if a.n == 1 else a.out.with_stem(f"{a.out.stem}_{i}")
         data.write_clip(out, video, audio, c.sample_rate)
-        cut = "" if stopped[i] else " (it did not stop by itself and was cut: the text is unlike what the model learned)"
+        cut = "" if stopped[i] else f" (it {CUT})"
         print(f"{out}: {len(video) / data.FPS:.2f} s of audio-video{cut}; play it")
 
 

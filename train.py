@@ -7,7 +7,7 @@ Stages, each through the one loop in `fit`, each with a checkpoint in the run's 
     audio     AudioVAE, and its reader of text   } side by side, in processes
     motion    MotionAutoencoder                  } of their own                   audio.pt  motion.pt
     latents   every clip of the corpus, encoded once                              latents/
-    talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt
+    talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt, in two processes on a CPU with Linux
     sample    six unseen sentences by unseen talkers beside the truth             sample.mp4
 
 log.jsonl gets one line per logged step. A killed run resumes where its checkpoints stand, exactly, by the same command.
@@ -36,7 +36,7 @@ import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
-from lab.ranks import add_up, agree, join, load_optimizer, rank, spread, wait, whole, world
+from lab.ranks import add_up, agree, in_processes, join, load_optimizer, rank, spread, wait, whole, world
 from lab.settings import open_run, parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
@@ -74,6 +74,7 @@ class Config:
     speaker_steps: int = 400
     speaker_batch: int = 48
     timbre: int = 1                       # 1: beside the speaker vector, the talker is told mean and deviation of the reference's latents
+    introduce: int = 1                    # 1: the voice is told to the language model as well, not to the audio head alone
     # motion autoencoder
     motion_size: int = 20                 # orthogonal directions
     motion_coarse: int = 96               # channels at 8 x 8 (paper: up to 64 x 64, half of it with each doubling from there)
@@ -132,7 +133,7 @@ PRESETS = {
     "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40, motion_coarse=128, motion_fine=96,
                  motion_steps=5000, jitter=3, stop_hits=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
-                  audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0,
+                  audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0, introduce=0,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
                   hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2, motion_weight=8.0,
                   regression=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
@@ -146,7 +147,7 @@ STAGES = ("speaker", "audio", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    switches = ("timbre", "stop_keeps", "fsdp")
+    switches = ("timbre", "introduce", "stop_keeps", "fsdp")
     zero = ("seed", "jitter", "motion_delay", "stop_shortest", *switches)
     for field in dataclasses.fields(Config):
         lowest = 0 if field.type is float or field.name in zero else 1
@@ -294,7 +295,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
                            for name, m in modalities.items()})
     backbone = Backbone(c.width, c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden)
-    talker = Talker(modalities, heads, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads, c.regression)
+    talker = Talker(modalities, heads, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads, c.regression, bool(c.introduce))
     initialise(talker)
     return talker
 
@@ -455,6 +456,7 @@ def train_talker(config: Config, device, dtype) -> None:
 def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = None, bar=0) -> None:
     """The stages that are not finished yet, one after the other, in this process."""
     device = pick_device()
+    join(device)
     dtype = agree(prepare_machine(device, threads), device)
     for stage in stages:
         if finished(Path(config.out_dir), stage):
@@ -481,23 +483,19 @@ def main() -> None:
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     wait()
     run_stages(("speaker",), config)
-    if pick_device().type == "cpu" and cores() > 1 and world() == 1:
-        # a small network keeps one core busy better than two: the autoencoders train side by side
-        spawn = multiprocessing.get_context("spawn")
-        workers = [spawn.Process(target=plainly, args=(run_stages, g, config, cores() // 2, i)) for i, g in enumerate([("audio",), ("motion",)])]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        if any(worker.exitcode for worker in workers):
-            raise RuntimeError("an autoencoder did not finish; its error is above. The same command resumes from the checkpoints")
-        print("\n" * len(workers), end="")
+    halves = pick_device().type == "cpu" and cores() > 1 and world() == 1     # small networks keep two cores busy better side by side
+    if halves:
+        in_processes([(plainly, run_stages, (stage,), config, cores() // 2, line) for line, stage in enumerate(("audio", "motion"))])
+        print("\n\n", end="")
     else:
         run_stages(("audio", "motion"), config)
     if rank() == 0:
         encode_latents(config, source)
     wait()
-    run_stages(("talker",), config)
+    if halves and sys.platform == "linux" and config.talker_batch % math.lcm(config.accumulate, 2) == 0:
+        in_processes([(plainly, run_stages, ("talker",), config, cores() // 2)] * 2, group=True)
+    else:
+        run_stages(("talker",), config)
     if rank() > 0:
         return
     from lab.sheet import write_grid      # here, since it and sample.py stand above this file and import it

@@ -28,7 +28,7 @@ import train
 from data import FPS
 
 MEDIUM = dict(width=1024, layers=4, heads=16, kv_heads=8, head_dim=128, hidden=3072, patch_layers=1, patch_heads=8, head_width=1024,
-              head_layers=2, head_heads=8, repeats=2, motion_size=40, speaker_size=256, timbre=0, regression=0.0, muon_rate=0.0, talker_batch=8)
+              head_layers=2, head_heads=8, repeats=2, motion_size=40, speaker_size=256, timbre=0, introduce=0, regression=0.0, muon_rate=0.0, talker_batch=8)
 
 
 def take_turns(functions: dict, turns=5, warm=1) -> dict[str, float]:
@@ -307,7 +307,7 @@ def main() -> None:
         if a.plot:
             plot(found["growth"], a.plot)
     if a.released:
-        found["released"] = bench_released(a.released, train.dataclasses.replace(config, head_width=config.width, speaker_size=256, timbre=0, regression=0.0),
+        found["released"] = bench_released(a.released, train.dataclasses.replace(config, head_width=config.width, speaker_size=256, timbre=0, introduce=0, regression=0.0),
                                            device, dtype)
         print(f"\nbeside the released code (heads as wide as the backbone, the only way it has)\n{table(found['released'])}")
     print(f"\nlargest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")

@@ -26,7 +26,7 @@ from lab.settings import parse_crop
 TASKS = {"truth": "truth", "roundtrip": "through the autoencoders", "t2av": "from text", "a2v": "face from text and speech",
          "v2a": "speech from text and face", "continuation": "continued after 1 s"}
 STYLE = """body { font: 15px sans-serif; margin: 2em; color: #222 } td { padding: 4px; vertical-align: top } th { text-align: left; padding: 4px }
-video { width: 200px; display: block } svg { width: 200px; height: 60px; background: #f4f4f4 } small { color: #666 } td small { display: block }"""
+video { width: 200px; display: block; cursor: pointer } svg { width: 200px; height: 60px; background: #f4f4f4 } small { color: #666 } td small { display: block }"""
 
 
 def write_clips(clips, folder: Path, sample_rate: int, total: int) -> None:
@@ -78,14 +78,14 @@ def write_page(out: Path, names: list[str], about: str) -> Path:
         for task in TASKS:
             clip = found[task][name]
             film = base64.b64encode((out / task / f"{name}.mp4").read_bytes()).decode()
-            cells.append(f'<td><video controls preload="metadata" src="data:video/mp4;base64,{film}"></video>'
+            cells.append(f'<td><video loop preload="metadata" onclick="this.paused ? this.play() : this.pause()" src="data:video/mp4;base64,{film}"></video>'
                          f'{curves(probes.audio(clip.audio), probes.video(clip.video))}</td>')
         rows.append(f'<tr><th colspan="{len(TASKS)}">{html.escape(found["truth"][name].text)} <small>{html.escape(name)}</small></th></tr>'
                     f'<tr>{"".join(cells)}</tr>')
     page = out / "index.html"
     page.write_text(f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>nanoTalker: every task</title><style>{STYLE}</style>
 <h1>Every task, one checkpoint</h1>
-<p>{html.escape(about)} Under each clip the mouth opening over time, read off the <span style="color:#d9480f">sound</span> and off the
+<p>{html.escape(about)} A click plays a clip, another halts it. Under each clip the mouth opening over time, read off the <span style="color:#d9480f">sound</span> and off the
 <span style="color:#1c7ed6">picture</span>, and their correlation.</p>
 <table><tr>{"".join(f"<th>{html.escape(title)}</th>" for title in TASKS.values())}</tr>{"".join(rows)}</table></html>
 """, encoding="utf-8")

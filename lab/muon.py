@@ -1,9 +1,13 @@
 """The optimizers: AdamW, and Muon for hidden matrices (kellerjordan.github.io/posts/muon). A first reading can skip this file.
 
 torch.optim.Muon takes the matrices one by one and in bf16, which took four times as long on a CPU without bf16 units (ten
-matrices of 128 x 384, one thread: 77 ms against 21); here all matrices of one shape go through together, in a dtype of choice.
+matrices of 128 x 384, one thread: 77 ms against 21); here all matrices of one shape go through together, in a dtype of choice,
+and several processes share them.
 """
 import torch
+import torch.distributed as dist
+
+from lab.ranks import rank, world
 
 
 def optimizers(model: torch.nn.Module, config, dtype) -> list[torch.optim.Optimizer]:
@@ -31,16 +35,24 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self):
         for group in self.param_groups:
-            by_shape = {}
+            by_shape, waiting = {}, []
             for p in group["params"]:
                 by_shape.setdefault((len(p), p[0].numel()), []).append(p)
-            for (rows, columns), parameters in by_shape.items():
+            for parameters in by_shape.values():
                 gradients = torch.stack([p.grad.flatten(1) for p in parameters])         # (k, rows, columns)
                 buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p)) for p in parameters]
                 moment = torch.stack([b.flatten(1) for b in buffers]).lerp_(gradients, 1 - group["momentum"])
-                update = orthogonal(gradients.lerp_(moment, group["momentum"]).to(self.dtype)).to(moment.dtype)
-                for p, b, m, u in zip(parameters, buffers, moment, update):
+                for b, m in zip(buffers, moment):
                     b.copy_(m.view_as(b))
+                mine = slice(rank(), None, world())                                      # every process has the same gradients
+                update = torch.zeros_like(gradients, dtype=self.dtype)
+                update[mine] = orthogonal(gradients[mine].lerp_(moment[mine], group["momentum"]).to(self.dtype))
+                waiting.append((parameters, update, dist.all_reduce(update, async_op=True) if world() > 1 else None))
+            for parameters, update, sent in waiting:
+                if sent:
+                    sent.wait()
+                rows, columns = update.shape[1:]
+                for p, u in zip(parameters, update.to(parameters[0].dtype)):
                     p.add_(u.view_as(p), alpha=-group["lr"] * max(1, rows / columns) ** 0.5)
 
 

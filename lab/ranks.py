@@ -6,7 +6,9 @@ does with as many pieces. Rank 0 alone makes clips and latents and writes log an
 """
 import contextlib
 import datetime
+import multiprocessing
 import os
+import socket
 from typing import Callable
 
 import torch
@@ -26,10 +28,32 @@ def world() -> int:
 
 def join(device: torch.device) -> None:
     """Meet the other processes. They wait for each other for days, since rank 0 may encode that long; torchrun ends all when one fails."""
-    if world() > 1:
+    if world() > 1 and not dist.is_initialized():
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=7))
+
+
+def in_processes(calls: list[tuple], group=False) -> None:
+    """Run each call (function, *arguments) in a new process and wait for all. group: they are the ranks of one group on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    spawn = multiprocessing.get_context("spawn")
+    places = [dict(RANK=i, WORLD_SIZE=len(calls), MASTER_ADDR="127.0.0.1", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo") if group else {}
+              for i in range(len(calls))]
+    workers = [spawn.Process(target=at_place, args=(place, *call)) for place, call in zip(places, calls)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    if any(worker.exitcode for worker in workers):
+        raise RuntimeError("a process did not finish; its error is above. The same command resumes from the checkpoints")
+
+
+def at_place(place: dict, function: Callable, *arguments) -> None:
+    os.environ.update({k: str(v) for k, v in place.items()})
+    function(*arguments)
 
 
 def wait() -> None:
