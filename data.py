@@ -368,8 +368,7 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
             clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
             numbers.append(number)
     name_skipped(skipped, n, label)
-    write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped,
-                           numbers=numbers, clips=clips))
+    write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped, numbers=numbers, clips=clips))
     return ClipStore(folder)
 
 

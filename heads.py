@@ -29,8 +29,7 @@ def sinusoids(t: Tensor, width: int, scale=1000.0) -> Tensor:
 
 
 class FlowHead(nn.Module):
-    def __init__(self, latent: int, condition: int, hidden: int, width: int, layers: int, heads: int, repeats=2,
-                 drop_hidden=0.1, drop_history=0.05):
+    def __init__(self, latent: int, condition: int, hidden: int, width: int, layers: int, heads: int, repeats=2, drop_hidden=0.1, drop_history=0.05):
         """latent, condition: widths d and G; hidden: width of the language model; width, layers, heads: of the transformer.
 
         repeats: every target is used with this many draws of time and noise (the release: 2).

@@ -123,8 +123,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
         below = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
         mask = below if mask is None else mask & below
     if fused:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None,
-                                              enable_gqa=k.shape[1] != q.shape[1])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None, enable_gqa=k.shape[1] != q.shape[1])
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     score = (q * q.shape[-1] ** -0.5) @ k.mT

@@ -61,8 +61,7 @@ class Models:
         self.folder, self.config = folder, train.run_config(folder)
         self.device = torch.device(device or pick_device())
         prepare_machine(self.device)
-        self.audio, self.motion, self.speaker, self.talker = (
-            train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
+        self.audio, self.motion, self.speaker, self.talker = (train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
         self.ids = train.text_reader(self.config)
 
     # ---- who speaks

@@ -290,8 +290,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
         return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
-    modalities = {"audio": Modality(c.audio_latent, c.voice_size),
-                  "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
+    modalities = {"audio": Modality(c.audio_latent, c.voice_size), "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
     heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
                            for name, m in modalities.items()})
     backbone = Backbone(c.width, c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden)
@@ -306,8 +305,8 @@ def run_config(out: Path) -> Config:
     if not path.exists():
         raise FileNotFoundError(f"{out} holds no trained model (no config.json); `python train.py --out_dir {out}` makes one")
     found = json.loads(path.read_text())
-    if unknown := found.keys() - {f.name for f in dataclasses.fields(Config)}:
-        raise ValueError(f"{out} was made by another version of nanoTalker, with settings that this one lacks: {', '.join(sorted(unknown))}")
+    if other := found.keys() ^ {f.name for f in dataclasses.fields(Config)}:
+        raise ValueError(f"{out} was made by another version of nanoTalker, which differs in the settings {', '.join(sorted(other))}; train it again")
     return Config(**found)
 
 
