@@ -358,27 +358,28 @@ def cache_clips(source, n, folder, workers=2, label="corpus"):
     folder.mkdir(parents=True, exist_ok=True)
     clips, numbers, skipped = [], [], []
     with open(folder / "video.u8", "wb") as video, open(folder / "audio.i16", "wb") as audio:
-        for number, clip in enumerate(parallel(make_clip, source, n, workers, label)):
-            if isinstance(clip, BrokenClip):
-                skipped.append(str(clip))
-                continue
+        for number, clip in kept(parallel(make_clip, source, n, workers, label), n, label, skipped):
             video.write(clip.video)
             audio.write(np.round(clip.audio * 32767).astype(np.int16))
             opening = None if clip.opening is None else [round(float(value), 4) for value in clip.opening]
             clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
             numbers.append(number)
-    name_skipped(skipped, n, label)
     write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped, numbers=numbers, clips=clips))
     return ClipStore(folder)
 
 
-def name_skipped(skipped, n, label):
-    """Print what can't be used of n clips, and why; ValueError if nothing can."""
+def kept(results, n, label, skipped):
+    """What was made of n clips -> (number, result) of all but BrokenClips, which are listed in `skipped` and named at the end; ValueError
+    if all are broken."""
+    for number, result in enumerate(results):
+        if isinstance(result, BrokenClip):
+            skipped.append(str(result))
+        else:
+            yield number, result
     if len(skipped) == n:
-        raise ValueError(f"{label}: none of the {n} clips can be used; the first reasons:\n  " + "\n  ".join(map(str, skipped[:3])))
+        raise ValueError(f"{label}: none of the {n} clips can be used; the first reasons:\n  " + "\n  ".join(skipped[:3]))
     if skipped:
-        more = f"\n  and {len(skipped) - 10} more" if len(skipped) > 10 else ""
-        print(f"{label}: {len(skipped)} of {n} clips can't be used:\n  " + "\n  ".join(map(str, skipped[:10])) + more)
+        print(f"{label}: {len(skipped)} of {n} clips can't be used:\n  " + "\n  ".join(skipped[:10] + ["..."] * (len(skipped) > 10)))
 
 
 def make_clip(source, index):

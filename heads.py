@@ -14,9 +14,10 @@ import math
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
-from model import Block, HeadInput, RMSNorm, rotary_tables, zero_init
+from model import Block, HeadInput, RMSNorm, rotary_tables, run_blocks, zero_init
 
 TIME_BINS = 10                                    # the loss is logged per tenth of flow time
 
@@ -29,10 +30,9 @@ def sinusoids(t: Tensor, width: int, scale=1000.0) -> Tensor:
 
 
 class FlowHead(nn.Module):
-    def __init__(self, latent: int, condition: int, hidden: int, width: int, layers: int, heads: int, repeats=2, drop_hidden=0.1, drop_history=0.05):
+    def __init__(self, latent: int, condition: int, hidden: int, width: int, layers: int, heads: int, drop_hidden=0.1, drop_history=0.05):
         """latent, condition: widths d and G; hidden: width of the language model; width, layers, heads: of the transformer.
 
-        repeats: every target is used with this many draws of time and noise (the release: 2).
         drop_hidden: share of rows whose hidden state is zeroed (learns the unconditional velocity that guidance needs).
         drop_history: share whose history is zeroed (it must not lean on the past alone).
         """
@@ -43,7 +43,7 @@ class FlowHead(nn.Module):
         self.input = nn.Linear(hidden, width)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
         self.norm, self.out = RMSNorm(width), zero_init(nn.Linear(width, latent))
-        self.repeats, self.drop_hidden, self.drop_history = repeats, drop_hidden, drop_history
+        self.drop_hidden, self.drop_history = drop_hidden, drop_history
 
     def context(self, history: Tensor, condition: Tensor) -> Tensor:
         """The tokens that do not change while a patch is denoised: history (M, P, d), condition (M, G) -> (M, 1 + P, width)."""
@@ -59,14 +59,13 @@ class FlowHead(nn.Module):
         """x (M, P, d) noisy, time (M or 1, D) from `clock`, hidden (M, D), context (M, 1 + P, width) -> velocity (M, P, d)."""
         y = torch.cat((self.input(hidden + time)[:, None], context, self.input(self.noisy_in(x))), 1)    # (M, 2 + 2 P, width)
         tables = rotary_tables(y.shape[1], self.blocks[0].attention.head_dim, 1e4, y.device)
-        for i, block in enumerate(self.blocks):
-            # only the noisy frames are read off the last block, so it computes no others
-            y = block(y, tables, last=x.shape[1] if i == len(self.blocks) - 1 else None)
+        y = run_blocks(self.blocks, y, tables, slice(-x.shape[1], None))                 # (M, P, width) the noisy frames alone
         return self.out(self.norm(y))
 
-    def loss(self, x: Tensor, hidden: Tensor, history: Tensor, condition: Tensor, generator=None) -> tuple[Tensor, Tensor]:
-        """Clean patches x (M, P, d) -> mean squared error of the velocity, and the same per tenth of flow time (nan: no row)."""
-        x, hidden, history, condition = (v.repeat_interleave(self.repeats, 0) for v in (x, hidden, history, condition))
+    def loss(self, x: Tensor, hidden: Tensor, history: Tensor, condition: Tensor, counts: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+        """Clean patches x (M, P, d) -> mean squared error of the velocity, and the same per tenth of flow time (nan: no row).
+
+        counts (M,) float: 1 for a row that counts, 0 for one that only fills up."""
         draw = lambda f, *shape: f(*shape, generator=generator, device=x.device)
         t = torch.sigmoid(draw(torch.randn, len(x)) - 0.4)
         z = draw(torch.randn, *x.shape)
@@ -74,10 +73,10 @@ class FlowHead(nn.Module):
         hidden = hidden * keep(self.drop_hidden)[:, None]
         history = history * keep(self.drop_history)[:, None, None]
         noisy = (1 - t)[:, None, None] * x + t[:, None, None] * z
-        error = (self.velocity(noisy, self.clock(t), hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2))
+        error = (self.velocity(noisy, self.clock(t), hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2)) * counts
         bins = (t * TIME_BINS).long().clamp(max=TIME_BINS - 1)
-        by_time = error.new_zeros(2, TIME_BINS).index_add_(1, bins, torch.stack((error.detach(), torch.ones_like(error))))
-        return error.sum() / max(1, len(error)), by_time[0] / by_time[1]                 # a batch may hold speech alone: no rows
+        by_time = error.new_zeros(2, TIME_BINS).index_add_(1, bins, torch.stack((error.detach(), counts)))
+        return error.sum() / counts.sum().clamp(min=1), by_time[0] / by_time[1]          # a batch may hold speech alone: no rows
 
     def sample(self, z: Tensor, hidden: Tensor, history: Tensor, condition: Tensor, steps=10, guidance=2.0, temperature=0.7,
                sway=1.0, zero_star=True) -> Tensor:
@@ -103,16 +102,38 @@ class FlowHead(nn.Module):
         return x
 
 
+def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Tensor]:
+    """mask (B, N), True where there is a patch -> numbers (M,) among the B * N of those to learn from, and counts (M,).
+
+    repeats: each is used with so many draws of time and noise; 0.5: a random half of them with one. M is filled up to a multiple
+    of 16 with rows that count 0 instead of 1: products on a CPU make a kernel anew for every size, which took as long as they did.
+    """
+    at = mask.flatten().nonzero()[:, 0]
+    wanted = math.ceil(repeats * len(at))
+    at = at.repeat(math.ceil(repeats))
+    if wanted < len(at):
+        at = at[torch.randperm(len(at), generator=generator, device=at.device)[:wanted]]
+    fill = (0, -wanted % 16)
+    return F.pad(at, fill), F.pad(torch.ones(wanted, device=at.device), fill)
+
+
 class SeparateHeads(nn.ModuleDict):
-    """One FlowHead per modality, name -> FlowHead: the paper's choice. Dictionaries of HeadInput in, dictionaries out."""
+    """One FlowHead per modality, name -> FlowHead: the paper's choice. Dictionaries of HeadInput in, dictionaries out.
+
+    repeats: draws of time and noise per patch and step (the release: 2), see `draw_rows`."""
+
+    def __init__(self, heads: dict[str, FlowHead], repeats=2.0):
+        super().__init__(heads)
+        self.repeats = repeats
 
     def loss(self, inputs: dict[str, HeadInput], generator=None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """-> name -> loss; name_by_time -> (TIME_BINS,). All patches of the batch that count go through a head in one call."""
         losses, by_time = {}, {}
         for name, x in inputs.items():
+            at, counts = draw_rows(x.mask, self.repeats, generator)                      # (M,), (M,)
             condition = x.condition[:, None].expand(-1, x.mask.shape[1], -1)             # (B, N, G)
-            rows = (v[x.mask] for v in (x.target, x.hidden, x.history, condition))       # each (M, ...)
-            losses[name], by_time[f"{name}_by_time"] = self[name].loss(*rows, generator)
+            rows = (v.flatten(0, 1).index_select(0, at) for v in (x.target, x.hidden, x.history, condition))     # each (M, ...)
+            losses[name], by_time[f"{name}_by_time"] = self[name].loss(*rows, counts, generator)
         return losses, by_time
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:

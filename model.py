@@ -22,6 +22,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from lab.by_hand import Gate, Normalise, Rotate   # gradients by hand, for speed: a first reading takes them as what their names say
+
 IGNORE = -100                                     # stop label of positions that do not count
 
 
@@ -79,23 +81,6 @@ def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple
         return angle.cos(), angle.sin()
 
 
-class Rotate(torch.autograd.Function):
-    """Rotation of pairs by hand: its gradient is the rotation back, so nothing is kept, and four passes over memory do."""
-
-    @staticmethod
-    def forward(ctx, x, cos, sin):
-        ctx.save_for_backward(cos, sin)
-        y, half = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[-1] // 2
-        torch.mul(x[..., :half], cos, out=y[..., :half]).addcmul_(x[..., half:], sin, value=-1)
-        torch.mul(x[..., half:], cos, out=y[..., half:]).addcmul_(x[..., :half], sin)
-        return y
-
-    @staticmethod
-    def backward(ctx, gradient):
-        cos, sin = ctx.saved_tensors
-        return Rotate.apply(gradient, cos, -sin), None, None
-
-
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by their position's angles."""
     cos, sin = (t.to(x.dtype) for t in tables)
@@ -132,34 +117,15 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
     return score.softmax(-1) @ v
 
 
-class Normalise(torch.autograd.Function):
-    """RMSNorm by hand: training on CPU, torch's own takes twice the passes over memory."""
-
-    @staticmethod
-    def forward(ctx, x, weight, eps):
-        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        unit = x * inverse
-        ctx.save_for_backward(unit, inverse, weight)
-        return unit * weight
-
-    @staticmethod
-    def backward(ctx, gradient):
-        unit, inverse, weight = ctx.saved_tensors
-        product = gradient * unit
-        for_weight = product.flatten(0, -2).sum(0)
-        mean = (product @ weight)[..., None].div_(unit.shape[-1])
-        return (gradient * weight).addcmul_(unit, mean, value=-1).mul_(inverse), for_weight, None
-
-
 class RMSNorm(nn.Module):
     def __init__(self, width: int, eps=1e-6):
         super().__init__()
         self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda or x.dtype != torch.float32 or not x.requires_grad:
-            return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-        return Normalise.apply(x, self.weight, self.eps)
+        if x.requires_grad and not x.is_cuda:
+            return Normalise.apply(x, self.weight, self.eps)
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
 
 
 class KeyValues:
@@ -185,13 +151,11 @@ class Attention(nn.Module):
         self.out = zero_init(nn.Linear(self.heads * self.head_dim, width, bias=False))
         self.q_norm, self.k_norm = (RMSNorm(self.head_dim) if qk_norm else nn.Identity() for _ in range(2))
 
-    def forward(self, x: Tensor, tables, causal=False, valid=None, cache: KeyValues | None = None, last: int | None = None) -> Tensor:
-        """x (B, L, D) -> (B, L, D), or (B, last, D) where only the last tokens' outputs are wanted."""
+    def forward(self, x: Tensor, tables, causal=False, valid=None, cache: KeyValues | None = None, wanted: slice | None = None) -> Tensor:
+        """x (B, L, D) -> (B, L, D), or of the wanted tokens alone (where causal, the last ones)."""
         qkv = rearrange(self.qkv(x), "B L (H D) -> B H L D", D=self.head_dim)            # (B, H + 2 H', L, head_dim)
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        if last is not None:
-            q = q[:, :, -last:]
-        q = rotate(self.q_norm(q), tuple(t[-q.shape[2]:] for t in tables))
+        q = rotate(self.q_norm(q if wanted is None else q[:, :, wanted]), tables if wanted is None else tuple(t[wanted] for t in tables))
         k = rotate(self.k_norm(k), tables)
         if cache is not None:
             k, v = cache.append(k, v)
@@ -206,8 +170,7 @@ class SwiGLU(nn.Module):
         self.down = zero_init(nn.Linear(hidden, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_up(x).chunk(2, -1)
-        return self.down(F.silu(gate) * up)
+        return self.down(Gate.apply(self.gate_up(x)))
 
 
 class Block(nn.Module):
@@ -218,10 +181,19 @@ class Block(nn.Module):
         self.norm1, self.attention = RMSNorm(width), Attention(width, heads, **attention_options)
         self.norm2, self.mlp = RMSNorm(width), SwiGLU(width, hidden or int(8 * width / 3))
 
-    def forward(self, x: Tensor, tables, causal=False, valid=None, cache=None, last: int | None = None) -> Tensor:
-        y = self.attention(self.norm1(x), tables, causal, valid, cache, last)
-        x = (x if last is None else x[:, -last:]) + y
+    def forward(self, x: Tensor, tables, causal=False, valid=None, cache=None, wanted: slice | None = None) -> Tensor:
+        """wanted: the tokens whose outputs are read (all, if None); the last block of a stack need not compute the others."""
+        y = self.attention(self.norm1(x), tables, causal, valid, cache, wanted)
+        x = (x if wanted is None else x[:, wanted]) + y
         return x + self.mlp(self.norm2(x))
+
+
+def run_blocks(blocks: nn.ModuleList, x: Tensor, tables, wanted: slice, caches=None, **options) -> Tensor:
+    """x (B, L, D) through a stack of blocks -> the wanted tokens of the last one; it computes no others."""
+    for i, block in enumerate(blocks):
+        last = i == len(blocks) - 1
+        x = block(x, tables, cache=caches[i] if caches else None, wanted=wanted if last else None, **options)
+    return x
 
 
 # ------------------------------------------------------------------------------------------------- backbone and patches
@@ -238,15 +210,14 @@ class Backbone(nn.Module):
         weight = self.norm.weight
         return [KeyValues(batch, self.kv_heads, capacity, self.head_dim, weight.device, weight.dtype) for _ in self.blocks]
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, cache: list[KeyValues] | None = None) -> Tensor:
-        """x (B, L, D); valid (B, S) bool, False on padding, S counting the cached positions too -> (B, L, D)."""
+    def forward(self, x: Tensor, valid: Tensor | None = None, cache: list[KeyValues] | None = None, first=0) -> Tensor:
+        """x (B, L, D); valid (B, S) bool, False on padding, S counting the cached positions too -> (B, L - first, D): of the
+        positions from `first` on (which counts from the end if negative), the only ones that the last block computes."""
         start = cache[0].length if cache else 0
         stop = start + x.shape[1]
         tables = rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device)
         tables = tuple(t[start:stop] for t in tables)
-        for i, block in enumerate(self.blocks):
-            x = block(x, tables, causal=True, valid=valid, cache=cache[i] if cache else None)
-        return self.norm(x)
+        return self.norm(run_blocks(self.blocks, x, tables, slice(first, None), cache, causal=True, valid=valid))
 
 
 class PatchEncoder(nn.Module):
@@ -273,9 +244,8 @@ class PatchEncoder(nn.Module):
         x = self.input(rearrange(x, "B N P D -> (B N) P D"))                             # (B N, P, D)
         x = torch.cat((self.cls.to(x.dtype).expand(x.shape[0], 1, -1), x), 1)            # (B N, 1 + P, D)
         tables = rotary_tables(x.shape[1], self.blocks[0].attention.head_dim, 1e4, x.device)
-        for i, block in enumerate(self.blocks):
-            x = block(x, tables)
-        return rearrange(self.norm(x[:, 0]), "(B N) D -> B N D", B=batch)                # (B, N, D)
+        x = run_blocks(self.blocks, x, tables, slice(0, 1))                              # (B N, 1, D) the CLS token alone
+        return rearrange(self.norm(x), "(B N) 1 D -> B N D", B=batch)                    # (B, N, D)
 
 
 class StopPredictor(nn.Module):
@@ -381,7 +351,7 @@ class Talker(nn.Module):
         x, valid = self.prefix(text, text_mask, paired, conditions[self.leader])
         before = x.shape[1] - 1                                                          # the last text position predicts patch 0
         x, valid = torch.cat((x, token), 1), F.pad(valid, (0, N - 1), value=True)
-        hidden = self.backbone(x, valid)[:, before:]                                     # (B, N, D)
+        hidden = self.backbone(x, valid, first=before)                                   # (B, N, D)
         return hidden, {name: HeadInput(hidden, *rest) for name, rest in inputs.items()}, ends
 
     def forward(self, text, text_mask, latents, frames, conditions, paired=None, generator=None) -> tuple[Tensor, dict]:
@@ -397,9 +367,9 @@ class Talker(nn.Module):
         total = total + log["stop"]
         for name, regressor in self.regressors.items():
             x = inputs[name]
-            guess = rearrange(regressor(hidden[x.mask]), "M (P d) -> M P d", P=self.patch)               # (rows, P, d)
-            error = (guess.float() - x.target[x.mask]).square()
-            log[f"{name}_regression"] = error.sum() / max(1, error.numel())              # a batch may hold speech alone
+            guess = rearrange(regressor(hidden), "B N (P d) -> B N P d", P=self.patch)   # (B, N, P, d)
+            error = (guess.float() - x.target).square().mean((2, 3)) * x.mask            # (B, N)
+            log[f"{name}_regression"] = error.sum() / x.mask.sum().clamp(min=1)          # a batch may hold speech alone
             total = total + self.regression * log[f"{name}_regression"]
         return total, log | losses
 
@@ -420,7 +390,7 @@ class Talker(nn.Module):
         x, valid = self.prefix(text, text_mask, torch.full((B,), paired, device=text.device), conditions[self.leader])
         cache = self.backbone.new_cache(B, x.shape[1] + longest)
         padding = None if text_mask.all() else F.pad(valid, (0, longest), value=True)
-        hidden = self.backbone(x, None if padding is None else valid, cache)[:, -1:]     # (B, 1, D)
+        hidden = self.backbone(x, None if padding is None else valid, cache, first=-1)   # (B, 1, D)
         given = {n: self.split(latents) for n, latents in (given or {}).items()}         # (B, N, P, d)
         history = {n: torch.zeros(B, 1, self.patch, m.latent, device=text.device) for n, m in active.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)

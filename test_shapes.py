@@ -15,10 +15,11 @@ import torch
 import data
 import train
 from autoencoders import MotionAutoencoder, as_input, as_pictures
-from heads import FlowHead
+from heads import FlowHead, draw_rows
+from lab.by_hand import Gate, Normalise
 from lab.muon import orthogonal
 from lab.settings import parse_crop
-from model import IGNORE, HeadInput, attention, initialise, stop_labels
+from model import IGNORE, HeadInput, attention, initialise, rotary_tables, rotate, stop_labels
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +70,21 @@ def test_both_attention_paths_agree(causal, queries, padded):
     assert plain.shape == q.shape and error(plain, fused) < 1e-5
     if causal:                                    # the last query sees everything, so causal or not it is the same
         assert error(attention(q, k, v, False, valid if padded else None)[:, :, -1], plain[:, :, -1]) < 1e-5
+
+
+def test_gradients_by_hand():
+    x, weight, tables = torch.randn(3, 5, 8), torch.randn(8), rotary_tables(5, 8, 1e4)
+    plain = {"norm": lambda x, w: torch.nn.functional.rms_norm(x, (8,), w, 1e-6), "gate": lambda x, w: torch.nn.functional.silu(x[..., :4]) * x[..., 4:],
+             "rotate": lambda x, w: torch.view_as_real(torch.complex(x[..., :4], x[..., 4:]) * torch.complex(*tables)).mT.flatten(-2)}
+    by_hand = {"norm": lambda x, w: Normalise.apply(x, w, 1e-6), "gate": lambda x, w: Gate.apply(x), "rotate": lambda x, w: rotate(x, tables)}
+    for name, function in plain.items():
+        found = []
+        for f in (function, by_hand[name]):
+            leaves = x.clone().requires_grad_(), weight.clone().requires_grad_()
+            y = f(*leaves)
+            (y * torch.linspace(-1, 2, y.numel()).view(y.shape)).sum().backward()
+            found.append((y.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)))
+        assert len(found[0]) == (3 if name == "norm" else 2) and max(error(ours, theirs) for ours, theirs in zip(*found[::-1])) < 1e-5
 
 
 @pytest.mark.parametrize("delay", [0, 1])
@@ -186,7 +202,7 @@ def test_muon_orthogonalises():
 # ---------------------------------------------------------------------------------------------------------------- heads
 def test_flow_matching_recovers_a_gaussian():
     """Loss and sampler together: a head trained on N(mean, 0.5^2) of its condition samples that distribution."""
-    head = FlowHead(1, 1, 32, 32, 1, 2, repeats=4, drop_hidden=0, drop_history=0)
+    head = FlowHead(1, 1, 32, 32, 1, 2, drop_hidden=0, drop_history=0)
     initialise(head)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     generator = torch.Generator().manual_seed(0)
@@ -195,7 +211,7 @@ def test_flow_matching_recovers_a_gaussian():
         return torch.randn(n, 1, 1, generator=generator) * 0.5 + mean[..., None], torch.zeros(n, 32), torch.zeros(n, 1, 1), mean
     for step in range(600):
         optimizer.param_groups[0]["lr"] = 4e-3 * (1 - step / 600)
-        loss, _ = head.loss(*rows(128), generator)
+        loss, _ = head.loss(*rows(512), torch.ones(512), generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -205,6 +221,15 @@ def test_flow_matching_recovers_a_gaussian():
     for m in (-2.0, 2.0):
         got = made[mean[:, 0] == m]
         assert abs(got.mean() - m) < 0.1 and abs(got.std() - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("repeats, rows", [(2.0, 26), (1.0, 13), (0.5, 7)])
+def test_rows_to_learn_from(repeats, rows):
+    mask = (torch.arange(36) % 14 % 3 == 1).view(4, 9)                                   # 13 of 36
+    at, counts = draw_rows(mask, repeats)
+    assert len(at) == len(counts) == -(-rows // 16) * 16 and counts.sum() == rows
+    used = at[counts > 0].bincount(minlength=36)
+    assert not used[~mask.flatten()].any() and used.max() == max(1, repeats) and (repeats < 1 or (used[mask.flatten()] == repeats).all())
 
 
 @pytest.mark.parametrize("zero_star", [False, True])

@@ -94,13 +94,13 @@ class Config:
     head_width: int = 128                 # flow-matching heads
     head_layers: int = 3
     head_heads: int = 2
-    repeats: int = 1                      # draws of time and noise per target (the release: 2)
+    repeats: float = 1.0                  # draws of time and noise per target and step (the release: 2; 0.5: half of the targets have one)
     motion_weight: float = 1.0
     motion_delay: int = 0                 # patches by which the motion lags
     regression: float = 1.0               # auxiliary loss, see model.Talker
     jitter: int = 0                       # up to so many frames are cut off at the start: patches of every phase, where clips are few
     speech_only: float = 0.1              # share of samples that are treated as having no video
-    talker_steps: int = 1400
+    talker_steps: int = 1300
     talker_batch: int = 32
     # optimisation
     learning_rate: float = 2e-3           # AdamW
@@ -135,7 +135,7 @@ PRESETS = {
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
                   audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0, introduce=0,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
-                  hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2, motion_weight=8.0,
+                  hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2.0, motion_weight=8.0,
                   regression=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
                   start="Qwen/Qwen3-0.6B", steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
@@ -167,8 +167,8 @@ def parse_config(arguments: list[str]) -> Config:
         raise ValueError("--fsdp=1 needs --muon_rate=0: Muon works on whole matrices")
     if config.jitter + config.patch > data.SHORTEST:
         raise ValueError(f"--jitter and --patch are at most {data.SHORTEST} frames together, the shortest clip's length")
-    if config.speech_only >= 1:
-        raise ValueError("--speech_only must be below 1, or the motion head would learn nothing")
+    if config.speech_only >= 1 or not config.repeats:
+        raise ValueError("--speech_only must be below 1 and --repeats above 0, or a head would learn nothing")
     return config
 
 
@@ -291,8 +291,8 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     if stage == "motion":
         return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
     modalities = {"audio": Modality(c.audio_latent, c.voice_size), "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
-    heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads, c.repeats)
-                           for name, m in modalities.items()})
+    heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads)
+                           for name, m in modalities.items()}, c.repeats)
     backbone = Backbone(c.width, c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden)
     talker = Talker(modalities, heads, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads, c.regression, bool(c.introduce))
     initialise(talker)
@@ -381,20 +381,22 @@ def voice_of(speaker: torch.Tensor, latents: torch.Tensor, config: Config) -> to
 
 @functools.lru_cache
 def encoders(out: Path) -> tuple:
-    """The frozen parts of a run, the clips it keeps and its settings, loaded once in each worker process."""
-    torch.set_num_threads(1)
-    return *(load_model(out, stage) for stage in ("audio", "motion", "speaker")), data.ClipStore(out / "clips"), run_config(out)
+    """The frozen parts of a run, the clips it keeps, its settings and the dtype for pictures, loaded once in each worker process."""
+    dtype = prepare_machine(torch.device("cpu"), 1)
+    return *(load_model(out, stage) for stage in ("audio", "motion", "speaker")), data.ClipStore(out / "clips"), run_config(out), dtype
 
 
 @torch.inference_mode()
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why there is none."""
-    audio, motion, speaker, store, config = encoders(out)
+    audio, motion, speaker, store, config, dtype = encoders(out)
     clip = store[store.places[index]] if index in store.places else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
-    wave, poses = torch.from_numpy(clip.audio)[None], motion.pose(as_input(clip.video))
+    wave = torch.from_numpy(clip.audio)[None]
     latents = audio.encode(wave)[0]
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        poses = motion.pose(as_input(clip.video))
     return dict(name=clip.name, text=clip.text, audio=latents.numpy(), voice=voice_of(speaker(wave)[0], latents, config).numpy(),
                 motion=motion.moves(poses).numpy(), pose=poses[0].numpy())
 
@@ -404,17 +406,11 @@ def encode_latents(config: Config, source) -> None:
     out = Path(config.out_dir)
     if (out / "latents" / "meta.json").exists():
         return
-    n, broken = min(config.clips, len(source)), []
+    n = min(config.clips, len(source))
     if n < len(source):
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
-    def items():
-        for item in data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents"):
-            if isinstance(item, data.BrokenClip):
-                broken.append(str(item))
-            else:
-                yield item
-        data.name_skipped(broken, n, "latents")
-    data.LatentSet.write(out / "latents", items())
+    found = data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents")
+    data.LatentSet.write(out / "latents", (item for _, item in data.kept(found, n, "latents", [])))
 
 
 def text_reader(config: Config):
@@ -436,6 +432,11 @@ def train_talker(config: Config, device, dtype) -> None:
 
     def loss(indices, generator):
         items = [clips[i] for i in indices]
+        if config.timbre:                 # of a random half: a clip's own statistics tell what it says, and those of a reference don't
+            for item, at in zip(items, torch.rand(len(items), generator=generator, device=device).tolist()):
+                half = len(item["audio"]) // 2
+                part = item["audio"][int(at * (half + 1)):][:half]
+                item["voice"] = voice_of(item["voice"][:config.speaker_size], part, config)
         if config.jitter:
             cuts = torch.randint(0, config.jitter + 1, (len(items),), generator=generator, device=device).tolist()
             items = [{k: v[cut:] if k in clips.sequences else v for k, v in item.items()} for item, cut in zip(items, cuts)]

@@ -1,8 +1,9 @@
 """How fast, beside this machine's own peak and beside the released code:  python -m lab.bench [peak train sample autoencoders growth]
 
-    peak          matrix products at 2048-cubed, fp32 and bf16
+    peak          matrix products at 2048-cubed, fp32 and bf16, and the pace at which weights are read
     train         one step (forward, backward, optimizer): samples and arithmetic per second
-    sample        time to the first patch, real-time factor and memory, at batch 1, 8 and 32, with and without guidance
+    sample        time to the first patch, real-time factor and memory, at batch 1, 8 and 32, with and without guidance, beside the
+                  least time that arithmetic and memory allow
     autoencoders  encode and decode, in seconds of clip per second
     growth        sampling against length, batch and width (with --plot growth.png, needs matplotlib)
 
@@ -28,7 +29,7 @@ import train
 from data import FPS
 
 MEDIUM = dict(width=1024, layers=4, heads=16, kv_heads=8, head_dim=128, hidden=3072, patch_layers=1, patch_heads=8, head_width=1024,
-              head_layers=2, head_heads=8, repeats=2, motion_size=40, speaker_size=256, timbre=0, introduce=0, regression=0.0, muon_rate=0.0, talker_batch=8)
+              head_layers=2, head_heads=8, repeats=2.0, motion_size=40, speaker_size=256, timbre=0, introduce=0, regression=0.0, muon_rate=0.0, talker_batch=8)
 
 
 def take_turns(functions: dict, turns=5, warm=1) -> dict[str, float]:
@@ -110,16 +111,35 @@ def generate(talker, config, device, batch: int, patches: int, guidance: float):
     return run
 
 
-def bench_sample(config, device) -> list[dict]:
-    """One row per batch size and guidance; decoding is not in it (see bench_autoencoders)."""
+def bandwidth(device, side=8192) -> float:
+    """GB/s at which the weights of a product with a vector are read; they fit into no cache."""
+    x, weight = torch.randn(1, side, device=device), torch.randn(side, side, device=device)
+    return 4 * side ** 2 / take_turns({"bandwidth": lambda: x @ weight.mT})["bandwidth"] / 1e9
+
+
+def least_ms(talker, config, batch: int, guidance: float, limits: dict) -> float:
+    """Milliseconds that a patch takes at the least: every part reads its weights (nothing stays in a cache) and multiplies by them."""
+    evaluations, doubled = config.steps - max(1, int(0.04 * (config.steps + 1))), 1 if guidance == 1 else 2
+    times = [(talker.backbone, 1, 1), *((m, 1, 1 + config.patch) for m in talker.encoders.values()),
+             *((m, evaluations, doubled * (2 + 2 * config.patch)) for m in talker.heads.values())]      # part, how often, tokens
+    seconds = 0
+    for part, often, tokens in times:
+        weights = sum(p.numel() for p in part.parameters())
+        seconds += often * max(4 * weights / limits["bandwidth"], 2 * weights * tokens * batch / limits["float32"])
+    return seconds / 1e6
+
+
+def bench_sample(config, device, limits: dict) -> list[dict]:
+    """One row per batch size and guidance; decoding is not in it (see bench_autoencoders). limits: of this machine, GFLOP/s and GB/s."""
     talker, rows, patches = train.build("talker", config).to(device).eval(), [], 16
     functions = {(b, g): generate(talker, config, device, b, patches, g) for b in (1, 8, 32) for g in (1.0, 2.0)}
     seconds = take_turns({str(key): f for key, f in functions.items()})
     for (b, g), function in functions.items():
         first = sorted(function() for _ in range(5))[2]
         cache = 2 * config.layers * b * config.kv_heads * (27 + patches) * config.head_dim * 4
-        rows.append({"batch": b, "guidance": g, "first patch ms": 1000 * first, "real-time factor": seconds[str((b, g))] / (b * patches * config.patch / FPS),
-                     "cache MB": cache / 1e6})
+        each, least = 1000 * seconds[str((b, g))] / patches, least_ms(talker, config, b, g, limits)
+        rows.append({"batch": b, "guidance": g, "first patch ms": 1000 * first, "real-time factor": each / (1000 * b * config.patch / FPS),
+                     "ms a patch": each, "least ms": least, "times the least": each / least, "cache MB": cache / 1e6})
     return rows
 
 
@@ -175,12 +195,13 @@ def released_talker(path: Path, config):
         num_key_value_heads=c.kv_heads, head_dim=c.head_dim, rms_norm_eps=1e-6, rope_theta=1e6, tie_word_embeddings=True, attn_implementation=attention)
     arguments = speech_llm.ModelArguments(speech_embedding_dim=c.audio_latent, motion_embedding_dim=c.motion_size, patch_size=c.patch,
                                           delay=c.motion_delay, motion_cfm_weight=c.motion_weight, patch_encoder_n_layer=c.patch_layers,
-                                          patch_encoder_n_head=c.patch_heads, cfm_k_repeat=c.repeats)
+                                          patch_encoder_n_head=c.patch_heads, cfm_k_repeat=int(c.repeats))
     torch.manual_seed(0)
     theirs = speech_llm.SpeechLLM(transformers.Qwen3ForCausalLM(about("sdpa")), Given(), speech_llm.ProjectorConv1d(arguments, c.audio_latent, c.width),
                                   speech_llm.ProjectorConv1d(arguments, c.motion_size, c.width), about("eager"), arguments)
     from lab.released import build_talker
     ours = build_talker({n: x.detach() for n, x in theirs.state_dict().items()}, c.motion_delay, c.head_heads, c.patch_heads, c.patch)
+    ours.heads.repeats = c.repeats
     return theirs, ours
 
 
@@ -288,14 +309,14 @@ def main() -> None:
     for part in a.parts:
         if part not in ("peak", "train", "sample", "autoencoders", "growth", "none"):
             parser.error(f"there is no part '{part}' (fields are given as --name=value)")
-    if {"peak", "train"} & set(a.parts):
-        found["peak"] = peak(device)
-        print(f"\npeak, GFLOP/s\n{table([found['peak']])}")
+    if {"peak", "train", "sample"} & set(a.parts):
+        found["peak"] = peak(device) | {"bandwidth": bandwidth(device)}
+        print(f"\npeak, GFLOP/s, and GB/s of weights read\n{table([found['peak']])}")
     if "train" in a.parts:
         found["train"] = bench_train(config, device, dtype, found["peak"][str(dtype).removeprefix("torch.")])
         print(f"\ntraining, batch {config.talker_batch}\n{table([found['train']])}")
     if "sample" in a.parts:
-        found["sample"] = bench_sample(config, device)
+        found["sample"] = bench_sample(config, device, found["peak"])
         print(f"\nsampling, {config.steps} steps, 16 patches (2.56 s)\n{table(found['sample'])}")
     if "autoencoders" in a.parts:
         found["autoencoders"] = bench_autoencoders(config, device)
@@ -307,7 +328,8 @@ def main() -> None:
         if a.plot:
             plot(found["growth"], a.plot)
     if a.released:
-        found["released"] = bench_released(a.released, train.dataclasses.replace(config, head_width=config.width, speaker_size=256, timbre=0, introduce=0, regression=0.0),
+        found["released"] = bench_released(a.released, train.dataclasses.replace(config, head_width=config.width, speaker_size=256, timbre=0, introduce=0, regression=0.0,
+                                                                              repeats=max(1.0, config.repeats)),
                                            device, dtype)
         print(f"\nbeside the released code (heads as wide as the backbone, the only way it has)\n{table(found['released'])}")
     print(f"\nlargest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")

@@ -64,7 +64,7 @@ def describe(config, seconds=10.0) -> str:
         sampling[f"patch encoder, {name}"] = operations(lambda: talker.encoders[name](meta(1, 1, P, m.latent)))
 
     def step():
-        loss, n = talker.backbone(meta(1, N + 1, D)).sum(), N * config.repeats
+        loss, n = talker.backbone(meta(1, N + 1, D)).sum(), round(N * config.repeats)
         for name, m in talker.modalities.items():
             loss = loss + talker.encoders[name](meta(1, N, P, m.latent)).sum()
             head = talker.heads[name]
@@ -83,7 +83,7 @@ def describe(config, seconds=10.0) -> str:
     lines += ["", f"Sampling takes {one / 1e9:,.1f} GFLOP per second of audio-video ({config.steps} steps, guidance {config.guidance:g}): "
               + ", ".join(f"{name} {n * per_second / 1e9:,.1f}" for name, n in sampling.items()) + ".",
               "Decoding takes, per second of audio-video, " + ", ".join(f"{name} {n / 1e9:,.1f} GFLOP" for name, n in decoding.items()) + ".",
-              f"Training takes {training / seconds / 1e9:,.1f} GFLOP per second of audio-video ({config.repeats} draws per target).",
+              f"Training takes {training / seconds / 1e9:,.1f} GFLOP per second of audio-video ({config.repeats:g} draws per target).",
               f"Memory of the Talker for sampling, bf16: {(2 * total + keys) / GB:.2f} GB ({keys / GB:.3f} GB of it keys and values of {seconds:g} s).",
               f"For training: {16 * total / GB:.2f} GB (fp32 weights, gradients, AdamW) and {activations / GB:.2f} GB of activations per {seconds:g}-s sample"
               " in bf16, nothing recomputed."]

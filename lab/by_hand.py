@@ -1,0 +1,65 @@
+"""Three elementwise parts of a transformer block with their gradients by hand. A first reading can skip this file.
+
+Training small networks on a CPU is bound by passes over memory: torch's own RMSNorm takes twice as many as these, and chunks and
+concatenations copy what can be written in place. Nothing here changes what is computed (test_shapes.py holds them to torch's own).
+"""
+import torch
+import torch.nn.functional as F
+
+
+class Rotate(torch.autograd.Function):
+    """Rotary positions: pairs (i, i + d / 2) of x (..., L, d) by angles whose cosines and sines are (L, d / 2). The gradient is the
+    rotation back, so nothing is kept."""
+
+    @staticmethod
+    def forward(ctx, x, cos, sin):
+        ctx.save_for_backward(cos, sin)
+        y, half = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[-1] // 2
+        torch.mul(x[..., :half], cos, out=y[..., :half]).addcmul_(x[..., half:], sin, value=-1)
+        torch.mul(x[..., half:], cos, out=y[..., half:]).addcmul_(x[..., :half], sin)
+        return y
+
+    @staticmethod
+    def backward(ctx, gradient):
+        cos, sin = ctx.saved_tensors
+        return Rotate.apply(gradient, cos, -sin), None, None
+
+
+class Normalise(torch.autograd.Function):
+    """RMSNorm: x (..., d) / root mean square over d, times weight (d,)."""
+
+    @staticmethod
+    def forward(ctx, x, weight, eps):
+        square = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).square_()
+        inverse, weight = square.div_(x.shape[-1]).add_(eps).rsqrt_().to(x.dtype), weight.to(x.dtype)
+        unit = x * inverse
+        ctx.save_for_backward(unit, inverse, weight)
+        return unit * weight
+
+    @staticmethod
+    def backward(ctx, gradient):
+        unit, inverse, weight = ctx.saved_tensors
+        product = gradient * unit
+        for_weight = product.flatten(0, -2).sum(0, dtype=torch.float32)
+        mean = (product @ weight)[..., None].div_(unit.shape[-1])
+        return (gradient * weight).addcmul_(unit, mean, value=-1).mul_(inverse), for_weight, None
+
+
+class Gate(torch.autograd.Function):
+    """silu(gate) * up of x (..., 2 d), which holds gate and up side by side."""
+
+    @staticmethod
+    def forward(ctx, x):
+        gate, up = x.chunk(2, -1)
+        open = F.silu(gate)
+        ctx.save_for_backward(x, open)
+        return open * up
+
+    @staticmethod
+    def backward(ctx, gradient):
+        x, open = ctx.saved_tensors
+        (gate, up), result = x.chunk(2, -1), torch.empty_like(x)
+        for_gate, for_up = result.chunk(2, -1)
+        torch.mul(gradient, open, out=for_up)
+        torch.ops.aten.silu_backward.grad_input(gradient * up, gate, grad_input=for_gate)
+        return result
