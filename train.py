@@ -327,9 +327,9 @@ def corpus(config: Config, split="train", n: int | None = None, talkers=None):
 
 
 def padded_audio(clips: list, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips -> waveforms (B, longest) padded with zeros, frames (B,); samples: per frame."""
+    """Clips -> waveforms (B, n) padded with zeros, frames (B,); samples: per frame. n is a multiple of 8 frames: few sizes, few kernels."""
     waves = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c.audio) for c in clips], batch_first=True)
-    return waves, torch.tensor([len(c.audio) // samples for c in clips])
+    return torch.nn.functional.pad(waves, (0, -waves.shape[1] % (8 * samples))), torch.tensor([len(c.audio) // samples for c in clips])
 
 
 def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
@@ -430,16 +430,15 @@ def train_talker(config: Config, device, dtype) -> None:
     talker.to(device)
     talker.longest.fill_(int(clips.frames.max()) // config.patch)
 
+    def vary(item, generator):
+        """The start is cut, and the voice's statistics are those of a random half: a whole clip's tell what it says, a reference's don't."""
+        at, cut = torch.rand(2, generator=generator, device=device).tolist()
+        half = len(item["audio"]) // 2
+        item["voice"] = voice_of(item["voice"][:config.speaker_size], item["audio"][int(at * (half + 1)):][:half], config)
+        return {k: v[int(cut * (config.jitter + 1)):] if k in clips.sequences else v for k, v in item.items()}
+
     def loss(indices, generator):
-        items = [clips[i] for i in indices]
-        if config.timbre:                 # of a random half: a clip's own statistics tell what it says, and those of a reference don't
-            for item, at in zip(items, torch.rand(len(items), generator=generator, device=device).tolist()):
-                half = len(item["audio"]) // 2
-                part = item["audio"][int(at * (half + 1)):][:half]
-                item["voice"] = voice_of(item["voice"][:config.speaker_size], part, config)
-        if config.jitter:
-            cuts = torch.randint(0, config.jitter + 1, (len(items),), generator=generator, device=device).tolist()
-            items = [{k: v[cut:] if k in clips.sequences else v for k, v in item.items()} for item, cut in zip(items, cuts)]
+        items = [vary(clips[i], generator) for i in indices]
         batch = {k: v.to(device) for k, v in data.collate(items, config.patch).items()}
         frames = batch["patches"] * config.patch
         paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only

@@ -1,6 +1,6 @@
 """What this machine is good at: device, cores, threads, allocator, dtype. A first reading can skip it.
 
-Import it before torch: OpenMP reads the line below when torch loads.
+Import it before torch: OpenMP and oneDNN read the lines below when torch loads.
 """
 import ctypes
 import os
@@ -8,6 +8,7 @@ import sys
 import time
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")       # waiting threads: asleep at once they are slow, spinning on they starve others
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")      # a kernel per size of a product: a run has more than the usual 1024
 
 import torch
 
