@@ -106,7 +106,7 @@ def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Ten
     """mask (B, N), True where there is a patch -> numbers (M,) among the B * N of those to learn from, and counts (M,).
 
     repeats: each is used with so many draws of time and noise; 0.5: a random half of them with one. M is filled up to a multiple
-    of 16 with rows that count 0 instead of 1: products on a CPU make a kernel anew for every size, which took as long as they did.
+    of 16 with rows that count 0 instead of 1: a CPU makes a kernel for every new size of a product, for half of its time again.
     """
     at = mask.flatten().nonzero()[:, 0]
     wanted = math.ceil(repeats * len(at))
