@@ -55,9 +55,9 @@ class FlowHead(nn.Module):
         # The release adds a second embedding, of a step size that is always 0: one vector for all rows.
         return self.time(sinusoids(t, width)) + self.step(sinusoids(t.new_zeros(1), width))
 
-    def velocity(self, x: Tensor, time: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        """x (M, P, d) noisy, time (M or 1, D) from `clock`, hidden (M, D), context (M, 1 + P, width) -> velocity (M, P, d)."""
-        y = torch.cat((self.input(hidden + time)[:, None], context, self.input(self.noisy_in(x))), 1)    # (M, 2 + 2 P, width)
+    def velocity(self, x: Tensor, now: Tensor, context: Tensor) -> Tensor:
+        """x (M, P, d) noisy, now (M, width) the token of hidden state and flow time, context (M, 1 + P, width) -> velocity (M, P, d)."""
+        y = torch.cat((now[:, None], context, self.input(self.noisy_in(x))), 1)          # (M, 2 + 2 P, width)
         tables = rotary_tables(y.shape[1], self.blocks[0].attention.head_dim, 1e4, y.device)
         y = run_blocks(self.blocks, y, tables, slice(-x.shape[1], None))                 # (M, P, width) the noisy frames alone
         return self.out(self.norm(y))
@@ -73,7 +73,8 @@ class FlowHead(nn.Module):
         hidden = hidden * keep(self.drop_hidden)[:, None]
         history = history * keep(self.drop_history)[:, None, None]
         noisy = (1 - t)[:, None, None] * x + t[:, None, None] * z
-        error = (self.velocity(noisy, self.clock(t), hidden, self.context(history, condition)).float() - (z - x)).square().mean((1, 2)) * counts
+        velocity = self.velocity(noisy, self.input(hidden + self.clock(t)), self.context(history, condition)).float()
+        error = (velocity - (z - x)).square().mean((1, 2)) * counts
         bins = (t * TIME_BINS).long().clamp(max=TIME_BINS - 1)
         by_time = error.new_zeros(2, TIME_BINS).index_add_(1, bins, torch.stack((error.detach(), counts)))
         return error.sum() / counts.sum().clamp(min=1), by_time[0] / by_time[1]          # a batch may hold speech alone: no rows
@@ -92,8 +93,9 @@ class FlowHead(nn.Module):
         if guided:
             hidden, context = torch.cat((hidden, torch.zeros_like(hidden))), torch.cat((context, context))
         still = max(1, int(0.04 * (steps + 1))) if zero_star else 0
-        for time, step in zip(self.clock(t[still:-1]).split(1), t.diff()[still:]):
-            v = self.velocity(torch.cat((x, x)) if guided else x, time, hidden, context)
+        moments = self.input(hidden + self.clock(t[still:-1])[:, None])                  # (steps, M, width)
+        for now, step in zip(moments, t.diff()[still:]):
+            v = self.velocity(torch.cat((x, x)) if guided else x, now, context)
             if guided:
                 c, u = v.chunk(2)
                 a = (c * u).sum((1, 2), True) / (u.square().sum((1, 2), True) + 1e-8) if zero_star else 1.0

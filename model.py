@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lab.by_hand import Gate, Normalise, Rotate   # gradients by hand, for speed: a first reading takes them as what their names say
+from lab.by_hand import Gate, Normalise, Rotate, turned   # gradients by hand, for speed: a first reading takes them as what their names say
 
 IGNORE = -100                                     # stop label of positions that do not count
 
@@ -84,10 +84,7 @@ def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate the pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by their position's angles."""
     cos, sin = (t.to(x.dtype) for t in tables)
-    if x.requires_grad:
-        return Rotate.apply(x, cos, sin)
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1)
+    return Rotate.apply(x, cos, sin) if x.requires_grad else turned(x, cos, sin)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None, fused: bool | None = None) -> Tensor:
@@ -149,14 +146,19 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim or width // heads
         self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
         self.out = zero_init(nn.Linear(self.heads * self.head_dim, width, bias=False))
-        self.q_norm, self.k_norm = (RMSNorm(self.head_dim) if qk_norm else nn.Identity() for _ in range(2))
+        self.qk_norm = qk_norm
+        if qk_norm:
+            self.q_norm, self.k_norm = RMSNorm(self.head_dim), RMSNorm(self.head_dim)
 
     def forward(self, x: Tensor, tables, causal=False, valid=None, cache: KeyValues | None = None, wanted: slice | None = None) -> Tensor:
         """x (B, L, D) -> (B, L, D), or of the wanted tokens alone (where causal, the last ones)."""
         qkv = rearrange(self.qkv(x), "B L (H D) -> B H L D", D=self.head_dim)            # (B, H + 2 H', L, head_dim)
-        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        q = rotate(self.q_norm(q if wanted is None else q[:, :, wanted]), tables if wanted is None else tuple(t[wanted] for t in tables))
-        k = rotate(self.k_norm(k), tables)
+        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
+        if self.qk_norm:
+            qk = torch.cat((self.q_norm(qk[:, :self.heads]), self.k_norm(qk[:, self.heads:])), 1)
+        q, k = rotate(qk, tables).split((self.heads, self.kv_heads), 1)                  # together: small operations cost their call
+        if wanted is not None:
+            q = q[:, :, wanted]
         if cache is not None:
             k, v = cache.append(k, v)
         y = attention(q, k, v, causal, valid)

@@ -57,7 +57,7 @@ class Config:
     start: str = ""                       # where the talker starts from: Qwen3's weights (a folder, or a name on Hugging Face) or a run
     autoencoders: str = "small"           # or paper: WhisperX-VAE and LIA-X, see lab/paper_autoencoders.py
     whisper: str = ""                     # for WhisperX-VAE: the file of Whisper's weights (large-v3.pt); without it they are random
-    clips: int = 5000                     # sentences the talker learns from
+    clips: int = 3500                     # sentences the talker learns from
     autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
     # audio autoencoder and speaker encoder
     audio_width: int = 128
@@ -100,7 +100,7 @@ class Config:
     regression: float = 1.0               # auxiliary loss, see model.Talker
     jitter: int = 0                       # up to so many frames are cut off at the start: patches of every phase, where clips are few
     speech_only: float = 0.1              # share of samples that are treated as having no video
-    talker_steps: int = 1300
+    talker_steps: int = 1000
     talker_batch: int = 32
     # optimisation
     learning_rate: float = 2e-3           # AdamW
@@ -131,7 +131,7 @@ PRESETS = {
                  motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
                  head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
     "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40, motion_coarse=128, motion_fine=96,
-                 motion_steps=5000, jitter=3, stop_hits=3),
+                 motion_steps=5000, talker_steps=1300, jitter=3, stop_hits=3),
     "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
                   audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0, introduce=0,
                   motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,

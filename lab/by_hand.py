@@ -7,22 +7,26 @@ import torch
 import torch.nn.functional as F
 
 
+def turned(x, cos, sin):
+    """Rotary positions: pairs (i, i + d / 2) of x (..., L, d) by angles whose cosines and sines are (L, d / 2)."""
+    y, half = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[-1] // 2
+    torch.mul(x[..., :half], cos, out=y[..., :half]).addcmul_(x[..., half:], sin, value=-1)
+    torch.mul(x[..., half:], cos, out=y[..., half:]).addcmul_(x[..., :half], sin)
+    return y
+
+
 class Rotate(torch.autograd.Function):
-    """Rotary positions: pairs (i, i + d / 2) of x (..., L, d) by angles whose cosines and sines are (L, d / 2). The gradient is the
-    rotation back, so nothing is kept."""
+    """`turned` with its gradient, the rotation back, so that nothing is kept."""
 
     @staticmethod
     def forward(ctx, x, cos, sin):
         ctx.save_for_backward(cos, sin)
-        y, half = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[-1] // 2
-        torch.mul(x[..., :half], cos, out=y[..., :half]).addcmul_(x[..., half:], sin, value=-1)
-        torch.mul(x[..., half:], cos, out=y[..., half:]).addcmul_(x[..., :half], sin)
-        return y
+        return turned(x, cos, sin)
 
     @staticmethod
     def backward(ctx, gradient):
         cos, sin = ctx.saved_tensors
-        return Rotate.apply(gradient, cos, -sin), None, None
+        return turned(gradient, cos, -sin), None, None
 
 
 class Normalise(torch.autograd.Function):

@@ -60,7 +60,7 @@ def describe(config, seconds=10.0) -> str:
     for name, m in talker.modalities.items():
         head, context = talker.heads[name], meta(rows_per_evaluation, 1 + P, config.head_width)
         sampling[f"head, {name}"] = evaluations * operations(lambda: head.velocity(
-            meta(rows_per_evaluation, P, m.latent), head.clock(meta(1)), meta(rows_per_evaluation, D), context))
+            meta(rows_per_evaluation, P, m.latent), head.input(meta(rows_per_evaluation, D) + head.clock(meta(1))), context))
         sampling[f"patch encoder, {name}"] = operations(lambda: talker.encoders[name](meta(1, 1, P, m.latent)))
 
     def step():
@@ -69,7 +69,7 @@ def describe(config, seconds=10.0) -> str:
             loss = loss + talker.encoders[name](meta(1, N, P, m.latent)).sum()
             head = talker.heads[name]
             context = head.context(meta(n, P, m.latent), meta(n, m.condition))
-            loss = loss + head.velocity(meta(n, P, m.latent), head.clock(meta(n)), meta(n, D), context).sum()
+            loss = loss + head.velocity(meta(n, P, m.latent), head.input(meta(n, D) + head.clock(meta(n))), context).sum()
         return loss
     training = 3 * operations(step)               # the backward pass takes twice the forward pass
     activations = saved_bytes(step, {p.untyped_storage()._cdata for p in talker.parameters()})

@@ -2,7 +2,11 @@
 import json
 import sys
 
+import pytest
+import torch
+
 from lab import bench
+from lab.machine import in_few_threads
 
 
 def test_bench_measures_what_it_says(tmp_path, monkeypatch):
@@ -14,3 +18,18 @@ def test_bench_measures_what_it_says(tmp_path, monkeypatch):
     assert rows[32, 2.0]["cache MB"] == 32 * rows[1, 1.0]["cache MB"] > 0
     assert rows[32, 2.0]["real-time factor"] < rows[1, 2.0]["real-time factor"]          # a batch shares the weights
     assert all(speed > 0 for speed in found["autoencoders"].values())
+
+
+@pytest.mark.parametrize("work, expected", [(1, 1), (10 ** 9, 2)])
+def test_threads_come_back(work, expected):
+    """Few threads while patches are made, and as many as before afterwards, also when nobody takes the rest."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        for _ in (patches := in_few_threads(iter(range(3)), work)):
+            assert torch.get_num_threads() == expected
+            break
+        patches.close()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

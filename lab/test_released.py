@@ -61,7 +61,7 @@ def test_oracle_velocity():
     m, state, given, out = recorded("local_dit")
     head = released_head(m, state, given["x"].shape[1], given["global_cond"].shape[1])
     context = head.context(given["cond"].mT, given["global_cond"])
-    assert error(head.velocity(given["x"].mT, head.clock(given["t"]), given["mu"], context).mT, out["velocity"]) < 1e-5
+    assert error(head.velocity(given["x"].mT, head.input(given["mu"] + head.clock(given["t"])), context).mT, out["velocity"]) < 1e-5
 
 
 def test_oracle_sampler():
