@@ -100,7 +100,7 @@ class Config:
     regression: float = 1.0               # auxiliary loss, see model.Talker
     jitter: int = 0                       # up to so many frames are cut off at the start: patches of every phase, where clips are few
     speech_only: float = 0.1              # share of samples that are treated as having no video
-    talker_steps: int = 1000
+    talker_steps: int = 1200
     talker_batch: int = 32
     # optimisation
     learning_rate: float = 2e-3           # AdamW
