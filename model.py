@@ -23,6 +23,7 @@ from einops import rearrange
 from torch import Tensor
 
 from lab.by_hand import Gate, Normalise, Rotate, turned   # gradients by hand, for speed: a first reading takes them as what their names say
+from lab.machine import in_few_threads
 
 IGNORE = -100                                     # stop label of positions that do not count
 
@@ -376,6 +377,7 @@ class Talker(nn.Module):
         return total, log | losses
 
     # ---- generation
+    @in_few_threads
     @torch.inference_mode()
     def generate(self, text, text_mask, conditions, noise, longest: int, given=None, paired=True, stop_hits=1, stop_keeps=True,
                  shortest=0, threshold=0.5, **sampling):

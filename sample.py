@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lab.machine import in_few_threads, pick_device, prepare_machine     # before torch
+from lab.machine import pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -152,9 +152,8 @@ class Models:
         shortest = longest + c.motion_delay if first.frames else max(c.stop_shortest, known + c.motion_delay if known else 0)
         waiting = {n: [] for n in self.talker.modalities}                                # a stream ahead of a delayed one waits for it
         done = torch.zeros(len(jobs), dtype=torch.bool, device=self.device)
-        patches = self.talker.generate(text, mask, conditions, noise, longest + c.motion_delay, given, stop_hits=c.stop_hits,
-                                       stop_keeps=bool(c.stop_keeps), shortest=shortest, **sampling)
-        for patch, finished in in_few_threads(patches, len(jobs) * c.width ** 2):
+        for patch, finished in self.talker.generate(text, mask, conditions, noise, longest + c.motion_delay, given, stop_hits=c.stop_hits,
+                                                    stop_keeps=bool(c.stop_keeps), shortest=shortest, **sampling):
             for n, frames in patch.items():
                 waiting[n].append(frames)
             alive = ~done if c.stop_keeps else ~(done | finished)

@@ -20,7 +20,7 @@ import time
 import types
 from pathlib import Path
 
-from lab.machine import in_few_threads, pick_device, prepare_machine     # before torch
+from lab.machine import pick_device, prepare_machine     # before torch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -104,9 +104,8 @@ def generate(talker, config, device, batch: int, patches: int, guidance: float):
     x = batch_of(config, device, batch)
     def run():
         start, first = time.perf_counter(), None
-        made = talker.generate(x["text"], x["text_mask"], x["conditions"], lambda shape: torch.randn(shape, device=device), patches,
-                               stop_hits=patches + 1, steps=config.steps, guidance=guidance, temperature=config.temperature)
-        for patch, finished in in_few_threads(made, batch * config.width ** 2):
+        for patch, finished in talker.generate(x["text"], x["text_mask"], x["conditions"], lambda shape: torch.randn(shape, device=device), patches,
+                                               stop_hits=patches + 1, steps=config.steps, guidance=guidance, temperature=config.temperature):
             first = first or time.perf_counter() - start
         return first
     return run
@@ -245,9 +244,8 @@ def bench_released(path: Path, config, device, dtype) -> list[dict]:
     x = {n: v[:1] for n, v in batch["conditions"].items()}
     def run_ours():
         noise = lambda shape: torch.randn(shape[0], shape[2], shape[1]).mT
-        made = ours.generate(batch["text"][:1], torch.ones_like(batch["text"][:1], dtype=torch.bool), x, noise, patches,
-                             stop_hits=99, steps=config.steps, guidance=2.0, temperature=config.temperature)
-        return torch.cat([p["motion"] for p, _ in in_few_threads(made, config.width ** 2)], 1)
+        return torch.cat([p["motion"] for p, _ in ours.generate(batch["text"][:1], torch.ones_like(batch["text"][:1], dtype=torch.bool), x, noise, patches,
+                                                                stop_hits=99, steps=config.steps, guidance=2.0, temperature=config.temperature)], 1)
     for run in (run_theirs, run_ours):
         torch.manual_seed(1)
         draws.append(run())

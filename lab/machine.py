@@ -3,10 +3,11 @@
 Import it before torch: OpenMP and oneDNN read the lines below when torch loads.
 """
 import ctypes
+import functools
 import os
 import sys
 import time
-from typing import Iterator
+from typing import Callable
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")       # waiting threads: asleep at once they are slow, spinning on they starve others
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")      # a kernel per size of a product: a run has more than the usual 1024
@@ -46,12 +47,15 @@ def prepare_machine(device: torch.device, threads: int | None = None) -> torch.d
         else torch.float32
 
 
-def in_few_threads(patches: Iterator, work: int) -> Iterator:
-    """A generator's patches, in one thread where work (samples times width squared) is small: then waking the others costs more than
-    they do. A patch of `small` took 22 ms in one thread and 30 in two at batch 1, 62 and 64 at batch 8."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1 if work < 300_000 else threads)
-    try:
-        yield from patches
-    finally:
-        torch.set_num_threads(threads)
+def in_few_threads(generate: Callable) -> Callable:
+    """Talker.generate, in one thread where samples times width squared are few: then waking the others costs more than they do.
+    A patch of `small` took 22 ms in one thread and 30 in two at batch 1, 62 and 64 at batch 8."""
+    @functools.wraps(generate)
+    def run(talker, text, *arguments, **options):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1 if len(text) * talker.task.embedding_dim ** 2 < 300_000 else threads)
+        try:
+            yield from generate(talker, text, *arguments, **options)
+        finally:
+            torch.set_num_threads(threads)
+    return run
