@@ -36,7 +36,7 @@ import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
-from lab.ranks import add_up, agree, in_processes, join, load_optimizer, rank, spread, wait, whole, world
+from lab.ranks import add_up, agree, in_processes, join, leave, load_optimizer, rank, spread, wait, whole, world
 from lab.settings import open_run, parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
@@ -517,6 +517,7 @@ def plainly(function, *arguments) -> None:
     """Run it; what goes wrong is said in plain words and ends this process."""
     try:
         function(*arguments)
+        leave()
     except (ValueError, OSError, RuntimeError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     except KeyboardInterrupt:

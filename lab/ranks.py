@@ -34,6 +34,12 @@ def join(device: torch.device) -> None:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=7))
 
 
+def leave() -> None:
+    """To be called at the end: a process that exits inside its group is aborted now and then, when gloo's threads outlive the interpreter."""
+    if world() > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def in_processes(calls: list[tuple], group=False) -> None:
     """Run each call (function, *arguments) in a new process and wait for all. group: they are the ranks of one group on this machine."""
     with socket.socket() as free:

@@ -92,4 +92,5 @@ def test_killed_process_ends_the_run_and_one_process_resumes_it(alone, tmp_path)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    train.plainly(main, *sys.argv[1:])
+    assert not torch.distributed.is_initialized()
