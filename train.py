@@ -421,6 +421,14 @@ def text_reader(config: Config):
     return functools.partial(qwen_ids, folder=find_tokenizer(config.start) or "Qwen/Qwen3-0.6B")
 
 
+def vary(item: dict, half: float, cut: float, config: Config) -> dict:
+    """An item of a LatentSet as one step sees it; half and cut are draws from [0, 1). Up to `jitter` frames are cut off at the
+    start, and the voice's statistics are those of a random half: a whole clip's tell what it says, a reference's don't."""
+    audio, skip = item["audio"], int(cut * (config.jitter + 1))
+    voice = voice_of(item["voice"][:config.speaker_size], audio[int(half * (len(audio) - len(audio) // 2 + 1)):][:len(audio) // 2], config)
+    return {k: v[skip:] if v.ndim == 2 else v for k, v in item.items()} | {"voice": voice}
+
+
 def train_talker(config: Config, device, dtype) -> None:
     clips = data.LatentSet(Path(config.out_dir) / "latents", text_reader(config))
     talker = build("talker", config)
@@ -430,18 +438,12 @@ def train_talker(config: Config, device, dtype) -> None:
     talker.to(device)
     talker.longest.fill_(int(clips.frames.max()) // config.patch)
 
-    def vary(item, generator):
-        """The start is cut, and the voice's statistics are those of a random half: a whole clip's tell what it says, a reference's don't."""
-        at, cut = torch.rand(2, generator=generator, device=device).tolist()
-        half = len(item["audio"]) // 2
-        item["voice"] = voice_of(item["voice"][:config.speaker_size], item["audio"][int(at * (half + 1)):][:half], config)
-        return {k: v[int(cut * (config.jitter + 1)):] if k in clips.sequences else v for k, v in item.items()}
-
     def loss(indices, generator):
-        items = [vary(clips[i], generator) for i in indices]
+        draws = torch.rand(len(indices), 3, generator=generator, device=device).cpu()
+        items = [vary(clips[i], *draw, config) for i, draw in zip(indices, draws[:, :2].tolist())]
         batch = {k: v.to(device) for k, v in data.collate(items, config.patch).items()}
         frames = batch["patches"] * config.patch
-        paired = torch.rand(len(indices), generator=generator, device=device) >= config.speech_only
+        paired = (draws[:, 2] >= config.speech_only).to(device)
         latents = {"audio": batch["audio"], "motion": batch["motion"]}
         conditions = {"audio": batch["voice"], "motion": batch["pose"]}
         return talker(batch["text"], batch["text_mask"], latents, {n: frames for n in latents}, conditions, paired, generator)
