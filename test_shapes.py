@@ -354,6 +354,17 @@ def test_order_resumes_exactly():
     assert {i for batch in first[:12] for i in batch} <= set(range(50)) and len({i for batch in first[:12] for i in batch}) == 48
 
 
+def test_variations_cut_every_stream_and_tell_the_voice_of_a_half():
+    c = train.parse_config(["--config=tiny", "--jitter=3"])
+    item = dict(text=torch.arange(5), audio=torch.randn(21, c.audio_latent), motion=torch.randn(21, 6), voice=torch.randn(c.voice_size), pose=torch.randn(6))
+    for half, cut, rows, skip in ((0, 0, slice(0, 10), 0), (.999, .999, slice(11, 21), 3)):
+        seen = train.vary(item, half, cut, c)
+        assert all(torch.equal(seen[name], item[name][skip:]) for name in ("audio", "motion"))
+        assert all(torch.equal(seen[name], item[name]) for name in ("text", "pose"))
+        said = item["audio"][rows]
+        assert torch.equal(seen["voice"], torch.cat((item["voice"][:c.speaker_size], said.mean(0), said.std(0))))
+
+
 # --------------------------------------------------------------------------------------------------------- configuration
 @pytest.mark.parametrize("arguments, message", [
     (["--learing_rate=1"], "did you mean --learning_rate"), (["--layers=two"], "--layers is int"), (["--config=huge"], "no preset 'huge'"),

@@ -37,7 +37,7 @@ from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
 from lab.ranks import add_up, agree, in_processes, join, leave, load_optimizer, rank, spread, wait, whole, world
-from lab.settings import open_run, parse_crop, read_settings
+from lab.settings import check_settings, open_run, parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
 
@@ -147,28 +147,7 @@ STAGES = ("speaker", "audio", "motion", "talker")
 def parse_config(arguments: list[str]) -> Config:
     """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
-    switches = ("timbre", "introduce", "stop_keeps", "fsdp")
-    zero = ("seed", "jitter", "motion_delay", "stop_shortest", *switches)
-    for field in dataclasses.fields(Config):
-        lowest = 0 if field.type is float or field.name in zero else 1
-        highest = 1 if field.name in switches else math.inf
-        if field.type is not str and not lowest <= getattr(config, field.name) <= highest:
-            raise ValueError(f"--{field.name} must be {'0 or 1' if highest == 1 else f'at least {lowest}'}, not {getattr(config, field.name)}")
-    parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
-                 head_width=2 * config.head_heads)      # rotary positions turn pairs of channels: every head has an even number
-    for name, part in parts.items():
-        if getattr(config, name) % part:
-            raise ValueError(f"--{name} ({getattr(config, name)}) must be a multiple of {part} here")
-    if config.autoencoders not in ("small", "paper"):
-        raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
-    if config.whisper and config.autoencoders != "paper":
-        raise ValueError("--whisper goes with --autoencoders=paper; the small ones train an encoder of their own")
-    if config.fsdp and config.muon_rate:
-        raise ValueError("--fsdp=1 needs --muon_rate=0: Muon works on whole matrices")
-    if config.jitter + config.patch > data.SHORTEST:
-        raise ValueError(f"--jitter and --patch are at most {data.SHORTEST} frames together, the shortest clip's length")
-    if config.speech_only >= 1 or not config.repeats:
-        raise ValueError("--speech_only must be below 1 and --repeats above 0, or a head would learn nothing")
+    check_settings(config)
     return config
 
 

@@ -111,7 +111,7 @@ def spread(model: torch.nn.Module, loss: Callable, device: torch.device, sharded
             together.set_requires_gradient_sync(yes)
             return contextlib.nullcontext()
         return together, exchange
-    together = torch.nn.parallel.DistributedDataParallel(together, broadcast_buffers=False, gradient_as_bucket_view=True)
+    together = torch.nn.parallel.DistributedDataParallel(together, gradient_as_bucket_view=True)
     return together, lambda yes: contextlib.nullcontext() if yes else together.no_sync()
 
 

@@ -3,10 +3,11 @@ And what keeps a run's folder true to its settings. A first reading can skip thi
 import dataclasses
 import difflib
 import json
+import math
 import sys
 from pathlib import Path
 
-from data import write_json
+from data import SHORTEST, write_json
 
 
 def read_settings(arguments: list[str], Config, presets: dict[str, dict], about: str):
@@ -39,6 +40,32 @@ def read_settings(arguments: list[str], Config, presets: dict[str, dict], about:
         except ValueError:
             raise ValueError(f"--{name} is {types[name].__name__} (now {getattr(config, name)!r}); '{value}' is not") from None
     return config
+
+
+def check_settings(config) -> None:
+    """Values that can't be are a ValueError that says what can."""
+    switches = ("timbre", "introduce", "stop_keeps", "fsdp")
+    zero = ("seed", "jitter", "motion_delay", "stop_shortest", *switches)
+    for field in dataclasses.fields(config):
+        lowest = 0 if field.type is float or field.name in zero else 1
+        highest = 1 if field.name in switches else math.inf
+        if field.type is not str and not lowest <= getattr(config, field.name) <= highest:
+            raise ValueError(f"--{field.name} must be {'0 or 1' if highest == 1 else f'at least {lowest}'}, not {getattr(config, field.name)}")
+    parts = dict(heads=config.kv_heads, size=16, sample_rate=100, head_dim=2, width=2 * config.patch_heads,
+                 head_width=2 * config.head_heads)      # rotary positions turn pairs of channels: every head has an even number
+    for name, part in parts.items():
+        if getattr(config, name) % part:
+            raise ValueError(f"--{name} ({getattr(config, name)}) must be a multiple of {part} here")
+    if config.autoencoders not in ("small", "paper"):
+        raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
+    if config.whisper and config.autoencoders != "paper":
+        raise ValueError("--whisper goes with --autoencoders=paper; the small ones train an encoder of their own")
+    if config.fsdp and config.muon_rate:
+        raise ValueError("--fsdp=1 needs --muon_rate=0: Muon works on whole matrices")
+    if config.jitter + config.patch > SHORTEST:
+        raise ValueError(f"--jitter and --patch are at most {SHORTEST} frames together, the shortest clip's length")
+    if config.speech_only >= 1 or not config.repeats:
+        raise ValueError("--speech_only must be below 1 and --repeats above 0, or a head would learn nothing")
 
 
 def parse_crop(crop):
