@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lab.machine import pick_device, prepare_machine     # before torch
+from lab.machine import pack, pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -60,8 +60,9 @@ class Models:
     def __init__(self, folder, device=None):
         self.folder, self.config = folder, train.run_config(folder)
         self.device = torch.device(device or pick_device())
-        prepare_machine(self.device)
+        dtype = prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
+        pack(self.talker, dtype)
         self.ids = train.text_reader(self.config)
 
     # ---- who speaks

@@ -13,6 +13,7 @@ numbers; it needs transformers, safetensors and pydantic. What is compared takes
 median of its turns. Weights are random: they cost as much as trained ones.
 """
 import argparse
+import copy
 import json
 import resource
 import sys
@@ -20,7 +21,7 @@ import time
 import types
 from pathlib import Path
 
-from lab.machine import pick_device, prepare_machine     # before torch
+from lab.machine import pack, pick_device, prepare_machine     # before torch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -112,34 +113,42 @@ def generate(talker, config, device, batch: int, patches: int, guidance: float):
 
 
 def bandwidth(device, side=8192) -> float:
-    """GB/s at which the weights of a product with a vector are read; they fit into no cache."""
-    x, weight = torch.randn(1, side, device=device), torch.randn(side, side, device=device)
-    return 4 * side ** 2 / take_turns({"bandwidth": lambda: x @ weight.mT})["bandwidth"] / 1e9
+    """GB/s at which numbers that fit into no cache are read, to add them up."""
+    weight = torch.randn(side, side, device=device)
+    return 4 * side ** 2 / take_turns({"bandwidth": lambda: weight.sum()})["bandwidth"] / 1e9
 
 
-def least_ms(talker, config, batch: int, guidance: float, limits: dict) -> float:
+def least_ms(talker, config, batch: int, guidance: float, limits: dict, dtype: torch.dtype) -> float:
     """Milliseconds that a patch takes at the least: every part reads its weights (nothing stays in a cache) and multiplies by them."""
+    name = str(dtype).removeprefix("torch.")
     evaluations, doubled = config.steps - max(1, int(0.04 * (config.steps + 1))), 1 if guidance == 1 else 2
     times = [(talker.backbone, 1, 1), *((m, 1, 1 + config.patch) for m in talker.encoders.values()),
              *((m, evaluations, doubled * (2 + 2 * config.patch)) for m in talker.heads.values())]      # part, how often, tokens
     seconds = 0
     for part, often, tokens in times:
         weights = sum(p.numel() for p in part.parameters())
-        seconds += often * max(4 * weights / limits["bandwidth"], 2 * weights * tokens * batch / limits["float32"])
+        seconds += often * max(dtype.itemsize * weights / limits["bandwidth"], 2 * weights * tokens * batch / limits[name])
     return seconds / 1e6
 
 
-def bench_sample(config, device, limits: dict) -> list[dict]:
-    """One row per batch size and guidance; decoding is not in it (see bench_autoencoders). limits: of this machine, GFLOP/s and GB/s."""
-    talker, rows, patches = train.build("talker", config).to(device).eval(), [], 16
-    functions = {(b, g): generate(talker, config, device, b, patches, g) for b in (1, 8, 32) for g in (1.0, 2.0)}
-    seconds = take_turns({str(key): f for key, f in functions.items()})
-    for (b, g), function in functions.items():
-        first = sorted(function() for _ in range(5))[2]
-        cache = 2 * config.layers * b * config.kv_heads * (27 + patches) * config.head_dim * 4
-        each, least = 1000 * seconds[str((b, g))] / patches, least_ms(talker, config, b, g, limits)
-        rows.append({"batch": b, "guidance": g, "first patch ms": 1000 * first, "real-time factor": each / (1000 * b * config.patch / FPS),
-                     "ms a patch": each, "least ms": least, "times the least": each / least, "cache MB": cache / 1e6})
+def bench_sample(config, device, limits: dict, dtype) -> list[dict]:
+    """One row per batch size and guidance; decoding is not in it (see bench_autoencoders). limits: of this machine, GFLOP/s and GB/s.
+    Where sample.py would use dtype for wide weights, rows in float32 stand before these."""
+    rows, patches = [], 16
+    for kind in dict.fromkeys((torch.float32, dtype)):
+        plain = train.build("talker", config).to(device).eval()
+        talker = copy.deepcopy(plain)
+        if not pack(talker, kind) and kind != torch.float32:
+            continue
+        functions = {(b, g): generate(talker, config, device, b, patches, g) for b in (1, 8, 32) for g in (1.0, 2.0)}
+        seconds = take_turns({str(key): f for key, f in functions.items()})
+        for (b, g), function in functions.items():
+            first = sorted(function() for _ in range(5))[2]
+            cache = 2 * config.layers * b * config.kv_heads * (27 + patches) * config.head_dim * 4
+            each, least = 1000 * seconds[str((b, g))] / patches, least_ms(plain, config, b, g, limits, kind)
+            rows.append({"weights": str(kind).removeprefix("torch."), "batch": b, "guidance": g, "first patch ms": 1000 * first,
+                         "real-time factor": each / (1000 * b * config.patch / FPS), "ms a patch": each, "least ms": least,
+                         "times the least": each / least, "cache MB": cache / 1e6})
     return rows
 
 
@@ -240,11 +249,15 @@ def bench_released(path: Path, config, device, dtype) -> list[dict]:
                      cfm_steps=config.steps, cfm_temperature=config.temperature, cfm_cfg=2.0, amp_bf16=False)
     theirs.pretrained_speech_encoder.value = theirs.pretrained_speech_encoder.value[:1]
     theirs.spk.value = theirs.spk.value[:1]
-    run_theirs = lambda: theirs.generate_speech_motion(**generated)[3]
+    def run_theirs(kind=torch.float32):
+        with torch.autocast(device.type, kind, enabled=kind != torch.float32):             # which it does by itself on a GPU alone
+            return theirs.generate_speech_motion(**generated)[3]
     x = {n: v[:1] for n, v in batch["conditions"].items()}
-    def run_ours():
+    kinds = {kind: copy.deepcopy(ours) for kind in dict.fromkeys((torch.float32, dtype))}
+    wide = [pack(talker, kind) for kind, talker in kinds.items()][0]
+    def run_ours(kind=torch.float32):
         noise = lambda shape: torch.randn(shape[0], shape[2], shape[1]).mT
-        return torch.cat([p["motion"] for p, _ in ours.generate(batch["text"][:1], torch.ones_like(batch["text"][:1], dtype=torch.bool), x, noise, patches,
+        return torch.cat([p["motion"] for p, _ in kinds[kind].generate(batch["text"][:1], torch.ones_like(batch["text"][:1], dtype=torch.bool), x, noise, patches,
                                                                 stop_hits=99, steps=config.steps, guidance=2.0, temperature=config.temperature)], 1)
     for run in (run_theirs, run_ours):
         torch.manual_seed(1)
@@ -267,11 +280,12 @@ def bench_released(path: Path, config, device, dtype) -> list[dict]:
     given = their_batch(theirs, config, batch)
     training = take_turns({"ours": training_step(ours, batch, [adam(ours)], device, dtype), "released": step_theirs}, 5, 1)
     theirs.eval()
-    ours.eval()
     theirs.pretrained_speech_encoder.value, theirs.spk.value = batch["latents"]["audio"][:1], batch["conditions"]["audio"][:1]
-    sampling = take_turns({"ours": run_ours, "released": run_theirs}, 5, 1)
-    return [{"what": what, "ours s": s["ours"], "released s": s["released"], "times": s["released"] / s["ours"], "differ by": f"{difference:.0e}"}
-            for what, s in ((f"training step, batch {config.talker_batch}", training), (f"sampling {patches} patches, batch 1", sampling))]
+    what = {f"training step, batch {config.talker_batch}, {dtype}": training}
+    for kind in kinds if wide else (torch.float32,):
+        what[f"sampling {patches} patches, batch 1, {kind}"] = take_turns({"ours": lambda: run_ours(kind), "released": lambda: run_theirs(kind)}, 5, 1)
+    return [{"what": name, "ours s": s["ours"], "released s": s["released"], "times": s["released"] / s["ours"], "differ by": f"{difference:.0e}"}
+            for name, s in what.items()]
 
 
 # ----------------------------------------------------------------------------------------------------------------- output
@@ -316,7 +330,7 @@ def main() -> None:
         found["train"] = bench_train(config, device, dtype, found["peak"][str(dtype).removeprefix("torch.")])
         print(f"\ntraining, batch {config.talker_batch}\n{table([found['train']])}")
     if "sample" in a.parts:
-        found["sample"] = bench_sample(config, device, found["peak"])
+        found["sample"] = bench_sample(config, device, found["peak"], dtype)
         print(f"\nsampling, {config.steps} steps, 16 patches (2.56 s)\n{table(found['sample'])}")
     if "autoencoders" in a.parts:
         found["autoencoders"] = bench_autoencoders(config, device)

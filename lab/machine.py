@@ -5,6 +5,7 @@ Import it before torch: OpenMP and oneDNN read the lines below when torch loads.
 import ctypes
 import functools
 import os
+import platform
 import sys
 import time
 from typing import Callable
@@ -59,3 +60,32 @@ def in_few_threads(generate: Callable) -> Callable:
         finally:
             torch.set_num_threads(threads)
     return run
+
+
+class PackedLinear(torch.nn.Module):
+    """A Linear for sampling alone: its weights lie in blocks, the way oneDNN wants them, and in the dtype that is fastest.
+
+    PyTorch's own products with few rows lose most of their time in weights that lie in rows: 20 rows times 1024 x 3072 took 1.43 ms,
+    .58 packed, .31 packed in bf16 (.41 in rows), on two cores with AMX. The operators are those that torch.compile calls."""
+
+    def __init__(self, linear: torch.nn.Linear, dtype: torch.dtype):
+        super().__init__()
+        self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, dtype
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), 64)      # 64: any number of rows from 2 on does
+        self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "").to(x.dtype)
+
+
+def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
+    """Before sampling: the wide Linears of a float32 model on an x86 CPU become PackedLinears -> whether there were any; narrow ones
+    (`small` has no others) gain nothing."""
+    packed = False
+    if torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64"):
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, torch.nn.Linear) and child.weight.numel() >= 2 ** 18 and child.weight.device.type == "cpu":
+                    setattr(parent, name, PackedLinear(child, dtype))
+                    packed = True
+    return packed

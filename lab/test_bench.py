@@ -1,13 +1,16 @@
 """The benchmark runs, and its figures hang together; how fast things are is asserted nowhere."""
+import copy
 import json
+import platform
 import sys
 import types
 
 import pytest
 import torch
 
+import train
 from lab import bench
-from lab.machine import in_few_threads
+from lab.machine import PackedLinear, in_few_threads, pack
 
 
 def test_bench_measures_what_it_says(tmp_path, monkeypatch):
@@ -35,3 +38,29 @@ def test_threads_come_back(width, expected):
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available(), reason="weights are packed on x86 with oneDNN alone")
+def test_packed_weights_compute_the_same():
+    """In float32 to 1e-5, in bf16 to its precision; whatever the number of rows; narrow layers stay what they are."""
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(512, 640)
+    for shape in ((512,), (1, 512), (3, 7, 512), (300, 512)):
+        x = torch.randn(*shape)
+        with torch.inference_mode():
+            for dtype, close in ((torch.float32, 1e-5), (torch.bfloat16, .03)):
+                y = PackedLinear(layer, dtype)(x)
+                assert y.dtype == torch.float32 and y.shape == (*shape[:-1], 640) and (y - layer(x)).abs().max() < close
+    config = train.parse_config(["--config=tiny", "--width=256", "--head_width=256", "--hidden=1024"])
+    plain = train.build("talker", config).eval()
+    for p in plain.parameters():
+        torch.nn.init.normal_(p, std=.05)             # at its first values a head computes 0
+    packed, narrow = copy.deepcopy(plain), train.build("talker", train.parse_config(["--config=small"]))
+    assert pack(packed, torch.float32) and not pack(narrow, torch.float32)
+    assert sum(isinstance(m, PackedLinear) for m in packed.modules()) >= 2
+    x, patches = bench.batch_of(config, torch.device("cpu"), 2), []
+    for talker in (plain, packed):
+        draw = torch.Generator().manual_seed(0)
+        patches.append(torch.cat([p["motion"] for p, _ in talker.generate(x["text"], x["text_mask"], x["conditions"], lambda shape: torch.randn(shape, generator=draw), 4,
+                                                                         stop_hits=9, steps=3, guidance=2.0)]))
+    assert patches[0].abs().max() > .1 and (patches[0] - patches[1]).abs().max() < 1e-5 * patches[0].abs().max()
