@@ -118,34 +118,37 @@ def bandwidth(device, side=8192) -> float:
     return 4 * side ** 2 / take_turns({"bandwidth": lambda: weight.sum()})["bandwidth"] / 1e9
 
 
-def least_ms(talker, config, batch: int, guidance: float, limits: dict, dtype: torch.dtype) -> float:
-    """Milliseconds that a patch takes at the least: every part reads its weights (nothing stays in a cache) and multiplies by them."""
-    name = str(dtype).removeprefix("torch.")
-    evaluations, doubled = config.steps - max(1, int(0.04 * (config.steps + 1))), 1 if guidance == 1 else 2
-    times = [(talker.backbone, 1, 1), *((m, 1, 1 + config.patch) for m in talker.encoders.values()),
-             *((m, evaluations, doubled * (2 + 2 * config.patch)) for m in talker.heads.values())]      # part, how often, tokens
-    seconds = 0
-    for part, often, tokens in times:
-        weights = sum(p.numel() for p in part.parameters())
-        seconds += often * max(dtype.itemsize * weights / limits["bandwidth"], 2 * weights * tokens * batch / limits[name])
-    return seconds / 1e6
+def least_ms(talker, run, patches: int, limits: dict, dtype: torch.dtype) -> float:
+    """Milliseconds that a patch takes at the least: each Linear that run() calls reads its weights (nothing stays in a cache) and multiplies its rows by them."""
+    seconds, speed = [], limits[str(dtype).removeprefix("torch.")]
+    def count(linear, inputs, output):
+        rows, weights = inputs[0].numel() // linear.in_features, linear.weight.numel()
+        seconds.append(max(dtype.itemsize * weights / limits["bandwidth"], 2 * weights * rows / speed) / 1e9)
+    hooks = [m.register_forward_hook(count) for m in talker.modules() if isinstance(m, torch.nn.Linear)]
+    run()
+    for hook in hooks:
+        hook.remove()
+    return 1000 * sum(seconds) / patches
 
 
 def bench_sample(config, device, limits: dict, dtype) -> list[dict]:
     """One row per batch size and guidance; decoding is not in it (see bench_autoencoders). limits: of this machine, GFLOP/s and GB/s.
     Where sample.py would use dtype for wide weights, rows in float32 stand before these."""
-    rows, patches = [], 16
+    rows = []
     for kind in dict.fromkeys((torch.float32, dtype)):
         plain = train.build("talker", config).to(device).eval()
         talker = copy.deepcopy(plain)
-        if not pack(talker, kind) and kind != torch.float32:
+        wide = pack(talker, kind)
+        if not wide and kind != torch.float32:
             continue
-        functions = {(b, g): generate(talker, config, device, b, patches, g) for b in (1, 8, 32) for g in (1.0, 2.0)}
+        patches = {b: 4 if wide and b > 1 else 16 for b in (1, 8, 32)}                      # 32 wide clips take seconds a patch
+        functions = {(b, g): generate(talker, config, device, b, n, g) for b, n in patches.items() for g in (1.0, 2.0)}
         seconds = take_turns({str(key): f for key, f in functions.items()})
         for (b, g), function in functions.items():
             first = sorted(function() for _ in range(5))[2]
-            cache = 2 * config.layers * b * config.kv_heads * (27 + patches) * config.head_dim * 4
-            each, least = 1000 * seconds[str((b, g))] / patches, least_ms(plain, config, b, g, limits, kind)
+            cache = 2 * config.layers * b * config.kv_heads * (27 + patches[b]) * config.head_dim * 4
+            each = 1000 * seconds[str((b, g))] / patches[b]
+            least = least_ms(plain, generate(plain, config, device, b, patches[b], g), patches[b], limits, kind)
             rows.append({"weights": str(kind).removeprefix("torch."), "batch": b, "guidance": g, "first patch ms": 1000 * first,
                          "real-time factor": each / (1000 * b * config.patch / FPS), "ms a patch": each, "least ms": least,
                          "times the least": each / least, "cache MB": cache / 1e6})
@@ -331,7 +334,7 @@ def main() -> None:
         print(f"\ntraining, batch {config.talker_batch}\n{table([found['train']])}")
     if "sample" in a.parts:
         found["sample"] = bench_sample(config, device, found["peak"], dtype)
-        print(f"\nsampling, {config.steps} steps, 16 patches (2.56 s)\n{table(found['sample'])}")
+        print(f"\nsampling, {config.steps} steps\n{table(found['sample'])}")
     if "autoencoders" in a.parts:
         found["autoencoders"] = bench_autoencoders(config, device)
         print(f"\nautoencoders, seconds of clip per second\n{table([found['autoencoders']])}")
