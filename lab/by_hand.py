@@ -9,9 +9,10 @@ import torch.nn.functional as F
 
 def turned(x, cos, sin):
     """Rotary positions: pairs (i, i + d / 2) of x (..., L, d) by angles whose cosines and sines are (L, d / 2)."""
-    y, half = torch.empty(x.shape, dtype=x.dtype, device=x.device), x.shape[-1] // 2
-    torch.mul(x[..., :half], cos, out=y[..., :half]).addcmul_(x[..., half:], sin, value=-1)
-    torch.mul(x[..., half:], cos, out=y[..., half:]).addcmul_(x[..., :half], sin)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    (first, second), (to_first, to_second) = x.chunk(2, -1), y.chunk(2, -1)
+    torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=to_second).addcmul_(first, sin)
     return y
 
 
