@@ -1,6 +1,6 @@
 """How fast, beside this machine's own peak and beside the released code:  python -m lab.bench [peak train sample autoencoders growth]
 
-    peak          matrix products at 2048-cubed, fp32 and bf16, and the pace at which weights are read
+    peak          matrix products at 2048-cubed, fp32 and bf16, and the pace at which memory is read
     train         one step (forward, backward, optimizer): samples and arithmetic per second
     sample        time to the first patch, real-time factor and memory, at batch 1, 8 and 32, with and without guidance, beside the
                   least time that arithmetic and memory allow
@@ -167,10 +167,12 @@ def bench_autoencoders(config, device) -> dict:
     return {name: frames / FPS / s for name, s in seconds.items()}
 
 
-def bench_growth(config, device) -> dict[str, list]:
-    """Milliseconds per patch of sampling, guidance 2, against seconds of clip, batch and width."""
-    per_patch = lambda c, batch, patches: 1000 * take_turns({"run": generate(train.build("talker", c).to(device).eval(), c, device, batch, patches, 2.0)},
-                                                            3)["run"] / patches
+def bench_growth(config, device, dtype) -> dict[str, list]:
+    """Milliseconds per patch of sampling, guidance 2, against seconds of clip, batch and width; wide weights as sample.py has them."""
+    def per_patch(c, batch: int, patches: int) -> float:
+        talker = train.build("talker", c).to(device).eval()
+        pack(talker, dtype)
+        return 1000 * take_turns({"run": generate(talker, c, device, batch, patches, 2.0)}, 3)["run"] / patches
     changed = lambda **fields: train.dataclasses.replace(config, **fields)
     return {"seconds": [(s, per_patch(config, 1, round(s * FPS / config.patch))) for s in (2, 5, 10, 20, 40, 60)],
             "batch": [(b, per_patch(config, b, 12)) for b in (1, 2, 4, 8, 16, 32)],
@@ -287,8 +289,8 @@ def bench_released(path: Path, config, device, dtype) -> list[dict]:
     what = {f"training step, batch {config.talker_batch}, {dtype}": training}
     for kind in kinds if wide else (torch.float32,):
         what[f"sampling {patches} patches, batch 1, {kind}"] = take_turns({"ours": lambda: run_ours(kind), "released": lambda: run_theirs(kind)}, 5, 1)
-    return [{"what": name, "ours s": s["ours"], "released s": s["released"], "times": s["released"] / s["ours"], "differ by": f"{difference:.0e}"}
-            for name, s in what.items()]
+    print(f"in float32 hidden states and samples of both differ by {difference:.0e} of their scale")
+    return [{"what": name, "ours s": s["ours"], "released s": s["released"], "times": s["released"] / s["ours"]} for name, s in what.items()]
 
 
 # ----------------------------------------------------------------------------------------------------------------- output
@@ -323,12 +325,14 @@ def main() -> None:
     dtype, found = prepare_machine(device), {}
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(f"{name}, torch {torch.__version__}, {dtype}; preset {config.config}" + (", widths of paper" if a.medium else ""))
+    if a.released and device.type != "cpu":
+        parser.error("--released compares on the CPU: run it with CUDA_VISIBLE_DEVICES= before the command")
     for part in a.parts:
         if part not in ("peak", "train", "sample", "autoencoders", "growth", "none"):
             parser.error(f"there is no part '{part}' (fields are given as --name=value)")
     if {"peak", "train", "sample"} & set(a.parts):
         found["peak"] = peak(device) | {"bandwidth": bandwidth(device)}
-        print(f"\npeak, GFLOP/s, and GB/s of weights read\n{table([found['peak']])}")
+        print(f"\npeak, GFLOP/s, and GB/s of memory read\n{table([found['peak']])}")
     if "train" in a.parts:
         found["train"] = bench_train(config, device, dtype, found["peak"][str(dtype).removeprefix("torch.")])
         print(f"\ntraining, batch {config.talker_batch}\n{table([found['train']])}")
@@ -339,7 +343,7 @@ def main() -> None:
         found["autoencoders"] = bench_autoencoders(config, device)
         print(f"\nautoencoders, seconds of clip per second\n{table([found['autoencoders']])}")
     if "growth" in a.parts:
-        found["growth"] = bench_growth(config, device)
+        found["growth"] = bench_growth(config, device, dtype)
         for what, points in found["growth"].items():
             print(f"\nms per patch against {what}: " + ", ".join(f"{x}: {y:.1f}" for x, y in points))
         if a.plot:

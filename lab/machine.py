@@ -4,6 +4,7 @@ Import it before torch: OpenMP and oneDNN read the lines below when torch loads.
 """
 import ctypes
 import functools
+import math
 import os
 import platform
 import sys
@@ -39,40 +40,47 @@ def prepare_machine(device: torch.device, threads: int | None = None) -> torch.d
         libc.mallopt(-1, (1 << 31) - 1)
     def seconds(dtype):
         x = torch.randn(768, 768).to(dtype)
-        x @ x
         start = time.perf_counter()
-        for _ in range(4):
-            x @ x
+        x @ x
         return time.perf_counter() - start
-    turns = [(seconds(torch.float32), seconds(torch.bfloat16)) for _ in range(4)]
-    float32, bfloat16 = (min(times) for times in zip(*turns))
-    return torch.bfloat16 if float32 > 1.5 * bfloat16 else torch.float32      # 2.1 to 3.5 with AMX, where training gains 1.7 times at 2.1
+    float32 = bfloat16 = math.inf
+    for turn in range(10):
+        float32, bfloat16 = min(float32, seconds(torch.float32)), min(bfloat16, seconds(torch.bfloat16))
+        if turn and bfloat16 > float32:   # emulated: a product takes a third of a second then
+            break
+    return torch.bfloat16 if float32 > 1.5 * bfloat16 else torch.float32      # at 2.1 training is 1.7 times as fast in bf16
 
 
 def in_few_threads(generate: Callable) -> Callable:
     """Talker.generate, in one thread where samples times width squared are few: then waking the others costs more than they do.
-    A patch of `small` took 22 ms in one thread and 30 in two at batch 1, 62 and 64 at batch 8."""
+    A patch of `small` took 23 ms in one thread and 36 in two at batch 1, 62 and 64 at batch 8. Who takes the patches has all threads."""
     @functools.wraps(generate)
     def run(talker, text, *arguments, **options):
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1 if len(text) * talker.task.embedding_dim ** 2 < 300_000 else threads)
-        try:
-            yield from generate(talker, text, *arguments, **options)
-        finally:
-            torch.set_num_threads(threads)
+        patches, few = generate(talker, text, *arguments, **options), len(text) * talker.task.embedding_dim ** 2 < 300_000
+        while True:
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1 if few else threads)
+            try:
+                patch = next(patches, None)
+            finally:
+                torch.set_num_threads(threads)
+            if patch is None:
+                return
+            yield patch
     return run
 
 
 class PackedLinear(torch.nn.Module):
-    """A Linear for sampling alone: its weights lie in blocks, the way oneDNN wants them, and in the dtype that is fastest.
+    """A Linear for sampling alone: its weights lie in blocks, the way oneDNN wants them, and in the dtype that is fastest. It can't be
+    copied, moved or saved.
 
-    PyTorch's own products with few rows lose most of their time in weights that lie in rows: 20 rows times 1024 x 3072 took 1.43 ms,
-    .58 packed, .31 packed in bf16 (.41 in rows), on two cores with AMX. The operators are those that torch.compile calls."""
+    PyTorch's own products of few rows lose most of their time with weights that lie in rows: 20 rows times 1024 x 3072 took 1.43 ms,
+    .58 in blocks, .31 in blocks of bf16 (.41 in rows of it), on two cores. The operators are those that torch.compile calls."""
 
     def __init__(self, linear: torch.nn.Linear, dtype: torch.dtype):
         super().__init__()
-        self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, dtype
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), 64)      # 64: any number of rows from 2 on does
+        self.in_features, self.dtype = linear.in_features, dtype
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), 64)      # for so many rows; others do as well
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -84,7 +92,7 @@ def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
     (`small` has no others) gain nothing."""
     packed = False
     if torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64"):
-        for parent in list(model.modules()):
+        for parent in [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]:      # or all would live until the end
             for name, child in parent.named_children():
                 if isinstance(child, torch.nn.Linear) and child.weight.numel() >= 2 ** 18 and child.weight.device.type == "cpu":
                     setattr(parent, name, PackedLinear(child, dtype))
