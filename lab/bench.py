@@ -21,7 +21,7 @@ import time
 import types
 from pathlib import Path
 
-from lab.machine import pack, pick_device, prepare_machine     # before torch
+from lab.machine import PackedLinear, pack, pick_device, prepare_machine     # before torch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -118,13 +118,14 @@ def bandwidth(device, side=8192) -> float:
     return 4 * side ** 2 / take_turns({"bandwidth": lambda: weight.sum()})["bandwidth"] / 1e9
 
 
-def least_ms(talker, run, patches: int, limits: dict, dtype: torch.dtype) -> float:
+def least_ms(talker, run, patches: int, limits: dict) -> float:
     """Milliseconds that a patch takes at the least: each Linear that run() calls reads its weights (nothing stays in a cache) and multiplies its rows by them."""
-    seconds, speed = [], limits[str(dtype).removeprefix("torch.")]
-    def count(linear, inputs, output):
-        rows, weights = inputs[0].numel() // linear.in_features, linear.weight.numel()
-        seconds.append(max(dtype.itemsize * weights / limits["bandwidth"], 2 * weights * rows / speed) / 1e9)
-    hooks = [m.register_forward_hook(count) for m in talker.modules() if isinstance(m, torch.nn.Linear)]
+    seconds = []
+    def count(layer, inputs, output):
+        rows, weights = inputs[0].numel() // layer.in_features, layer.in_features * layer.out_features
+        dtype = layer.dtype if isinstance(layer, PackedLinear) else layer.weight.dtype
+        seconds.append(max(dtype.itemsize * weights / limits["bandwidth"], 2 * weights * rows / limits[str(dtype).removeprefix("torch.")]) / 1e9)
+    hooks = [m.register_forward_hook(count) for m in talker.modules() if isinstance(m, (torch.nn.Linear, PackedLinear))]
     run()
     for hook in hooks:
         hook.remove()
@@ -136,8 +137,7 @@ def bench_sample(config, device, limits: dict, dtype) -> list[dict]:
     Where sample.py would use dtype for wide weights, rows in float32 stand before these."""
     rows = []
     for kind in dict.fromkeys((torch.float32, dtype)):
-        plain = train.build("talker", config).to(device).eval()
-        talker = copy.deepcopy(plain)
+        talker = train.build("talker", config).to(device).eval()
         wide = pack(talker, kind)
         if not wide and kind != torch.float32:
             continue
@@ -147,8 +147,7 @@ def bench_sample(config, device, limits: dict, dtype) -> list[dict]:
         for (b, g), function in functions.items():
             first = sorted(function() for _ in range(5))[2]
             cache = 2 * config.layers * b * config.kv_heads * (27 + patches[b]) * config.head_dim * 4
-            each = 1000 * seconds[str((b, g))] / patches[b]
-            least = least_ms(plain, generate(plain, config, device, b, patches[b], g), patches[b], limits, kind)
+            each, least = 1000 * seconds[str((b, g))] / patches[b], least_ms(talker, function, patches[b], limits)
             rows.append({"weights": str(kind).removeprefix("torch."), "batch": b, "guidance": g, "first patch ms": 1000 * first,
                          "real-time factor": each / (1000 * b * config.patch / FPS), "ms a patch": each, "least ms": least,
                          "times the least": each / least, "cache MB": cache / 1e6})

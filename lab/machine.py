@@ -70,6 +70,9 @@ def in_few_threads(generate: Callable) -> Callable:
     return run
 
 
+PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+
+
 class PackedLinear(torch.nn.Module):
     """A Linear for sampling alone: its weights lie in blocks, the way oneDNN wants them, and in the dtype that is fastest. It can't be
     copied, moved or saved.
@@ -79,7 +82,7 @@ class PackedLinear(torch.nn.Module):
 
     def __init__(self, linear: torch.nn.Linear, dtype: torch.dtype):
         super().__init__()
-        self.in_features, self.dtype = linear.in_features, dtype
+        self.in_features, self.out_features, self.dtype = linear.in_features, linear.out_features, dtype
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), 64)      # for so many rows; others do as well
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
@@ -91,10 +94,9 @@ def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
     """Before sampling: the wide Linears of a float32 model on an x86 CPU become PackedLinears -> whether there were any; narrow ones
     (`small` has no others) gain nothing."""
     packed = False
-    if torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64"):
-        for parent in [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]:      # or all would live until the end
-            for name, child in parent.named_children():
-                if isinstance(child, torch.nn.Linear) and child.weight.numel() >= 2 ** 18 and child.weight.device.type == "cpu":
-                    setattr(parent, name, PackedLinear(child, dtype))
-                    packed = True
+    for parent in [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]:          # or all would live until the end
+        for name, child in parent.named_children():
+            if PACKS and isinstance(child, torch.nn.Linear) and child.weight.numel() >= 2 ** 18 and child.weight.device.type == "cpu":
+                setattr(parent, name, PackedLinear(child, dtype))
+                packed = True
     return packed

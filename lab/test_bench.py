@@ -1,7 +1,6 @@
 """The benchmark runs, and its figures hang together; how fast things are is asserted nowhere."""
 import copy
 import json
-import platform
 import sys
 import types
 
@@ -10,7 +9,7 @@ import torch
 
 import train
 from lab import bench
-from lab.machine import PackedLinear, in_few_threads, pack
+from lab.machine import PACKS, PackedLinear, in_few_threads, pack
 
 
 def test_bench_measures_what_it_says(tmp_path, monkeypatch):
@@ -41,7 +40,7 @@ def test_threads_come_back(width, expected):
         torch.set_num_threads(before)
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available(), reason="weights are packed on x86 with oneDNN alone")
+@pytest.mark.skipif(not PACKS, reason="weights are packed on x86 with oneDNN alone")
 def test_packed_weights_compute_the_same():
     """In float32 to 1e-5, in bf16 to its precision; whatever the number of rows; narrow layers stay what they are."""
     torch.manual_seed(0)
