@@ -93,4 +93,4 @@ def test_killed_process_ends_the_run_and_one_process_resumes_it(alone, tmp_path)
 
 if __name__ == "__main__":
     train.plainly(main, *sys.argv[1:])
-    assert not torch.distributed.is_initialized()
+    assert ranks.world() == 1                 # one of a group has ended
