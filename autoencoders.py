@@ -446,8 +446,9 @@ class MotionAutoencoder(nn.Module):
 
 
 def as_input(pictures) -> Tensor:
-    """uint8 pictures (..., S, S, 3) -> float (..., 3, S, S) in -1..1."""
-    return torch.tensor(pictures).movedim(-1, -3).float() / 127.5 - 1
+    """uint8 pictures (..., S, S, 3), numpy or torch -> float (..., 3, S, S) in -1..1."""
+    pictures = pictures if isinstance(pictures, Tensor) else torch.tensor(pictures)
+    return pictures.movedim(-1, -3).float() / 127.5 - 1
 
 
 def as_pictures(x: Tensor):

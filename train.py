@@ -29,14 +29,14 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from lab.machine import cores, pick_device, prepare_machine     # before torch
+from lab.machine import cores, pick_device, prepare_machine, to_device     # before torch
 import torch
 
 import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
-from lab.ranks import add_up, agree, in_processes, join, leave, load_optimizer, rank, spread, wait, whole, world
+from lab.ranks import add_up, agree, in_processes, join, leave, load_optimizer, plainly, rank, spread, wait, whole, world
 from lab.settings import check_settings, open_run, parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
@@ -152,10 +152,11 @@ def parse_config(arguments: list[str]) -> Config:
 
 
 # ---------------------------------------------------------------------------------------------------------- optimisation
-def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype, bar=0) -> None:
-    """The one training loop. loss(indices, generator) -> (loss, log dict). Resumes from <stage>.pt, and leaves it there.
+def fit(stage: str, model, batch, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype, bar=0) -> None:
+    """The one training loop. batch(indices, generator) -> name -> tensor, on the CPU; loss(batch, generator) -> (loss, log dict), on the device.
+    Resumes from <stage>.pt, and leaves it there.
 
-    All randomness comes from the order of batches and from a generator that seed and step start anew, so a resumed run is the
+    All randomness comes from the order of batches and from generators that seed and step start anew, so a resumed run is the
     same run, and the dtype is in the checkpoint. A batch is cut into pieces, which the processes share (lab/ranks.py).
     bar: the line of the screen that shows the progress.
     """
@@ -171,34 +172,44 @@ def fit(stage: str, model, loss, order: data.BatchOrder, steps: int, config: Con
     loss, exchange = spread(model, loss, device, bool(config.fsdp) and stage == "talker")
     opts = optimizers(model, config, dtype)
     rates = [o.param_groups[0]["lr"] for o in opts]
-    generator = torch.Generator(device)
+    draws = torch.Generator()             # for the batches; a loss on a GPU draws there
+    generator = draws if device.type == "cpu" else torch.Generator(device)
     first, seconds = 0, 0.0
     if state:
         for o, s in zip(opts, state["optimizers"]):
             load_optimizer(o, s)
         order.load_state_dict(state["order"])
         first, seconds = state["step"], state["seconds"]
+    mine = range(rank(), pieces, world())
+    def prepared():                       # the pieces of this process, one after the other
+        for step in range(first, steps):
+            indices = next(order)
+            for piece in mine:
+                for g in {draws, generator}:
+                    g.manual_seed(config.seed * 1_000_003 + step * pieces + piece)
+                yield indices, order.state_dict(), to_device(batch(indices[piece::pieces], draws), device)
     def save(step):
         weights, moments = whole(model.state_dict()), [whole(o.state_dict()) for o in opts]
         if rank() == 0:
-            save_checkpoint(out, stage, dict(model=weights, optimizers=moments, order=order.state_dict(), step=step, seconds=seconds,
+            save_checkpoint(out, stage, dict(model=weights, optimizers=moments, order=place, step=step, seconds=seconds,
                                              dtype=str(dtype).removeprefix("torch."), done=False))
     start, saved = time.perf_counter() - seconds, seconds
     bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=bar, disable=rank() > 0)
     parent, sums, samples, norms, logged = multiprocessing.parent_process(), {}, 0, 0, first
+    coming, place = prepared(), order.state_dict()
+    following = next(coming, None)
     for step in bar:
         share = (step + 1) / steps
         scale = min(1, share / max(config.warmup, 1 / steps), max(0.02, (1 - share) / max(config.decay, 1 / steps)))
         for o, rate in zip(opts, rates):
             o.param_groups[0]["lr"] = rate * scale
-        indices = next(order)
-        mine = range(rank(), pieces, world())
         for piece in mine:
-            generator.manual_seed(config.seed * 1_000_003 + step * pieces + piece)
+            indices, place, values = following
             with exchange(piece == mine[-1]):
                 with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    value, log = loss(indices[piece::pieces], generator)
+                    value, log = loss(values, generator)
                 (value / len(mine)).backward()
+            following = next(coming, None)              # while a GPU still computes this one
             for name, v in {"loss": value.detach(), **log}.items():
                 total, n = sums.get(name, (0, 0))
                 counted = ~torch.isnan(v)               # a bin of flow time may be empty
@@ -305,10 +316,11 @@ def corpus(config: Config, split="train", n: int | None = None, talkers=None):
     return data.SyntheticCorpus(split, n or config.clips, talkers, config.seed, config.size, config.sample_rate)
 
 
-def padded_audio(clips: list, samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips -> waveforms (B, n) padded with zeros, frames (B,); samples: per frame. n is a multiple of 8 frames: few sizes, few kernels."""
+def padded_audio(clips: list, samples: int) -> dict[str, torch.Tensor]:
+    """Clips -> wave (B, n) padded with zeros, frames (B,); samples: per frame. n is a multiple of 8 frames: few sizes, few kernels."""
     waves = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c.audio) for c in clips], batch_first=True)
-    return torch.nn.functional.pad(waves, (0, -waves.shape[1] % (8 * samples))), torch.tensor([len(c.audio) // samples for c in clips])
+    waves = torch.nn.functional.pad(waves, (0, -waves.shape[1] % (8 * samples)))
+    return dict(wave=waves, frames=torch.tensor([len(c.audio) // samples for c in clips]))
 
 
 def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
@@ -323,27 +335,27 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     if stage == "audio":                  # its decoder is told who speaks
         speaker, clips = load_model(out, "speaker", device), tqdm(range(len(store)), desc="voices", position=bar, leave=False)
         with torch.no_grad():
-            voices = torch.cat([speaker(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips])
+            voices = torch.cat([speaker(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips]).cpu()
 
-    def audio_loss(indices, generator):
-        clips = [store[i] for i in indices]
-        wave, frames = padded_audio(clips, samples)
-        text, _ = data.pad_text([data.encode_text(c.text) for c in clips])
-        return model.loss(wave.to(device), frames.to(device), text.to(device), voices[indices], generator)
+    def sounds(indices, generator):
+        return padded_audio([store[i] for i in indices], samples)
 
-    def speaker_loss(indices, generator):
-        wave, frames = padded_audio([store[i] for i in indices], samples)
-        return model.loss(wave.to(device), frames.to(device), generator)
+    def spoken(indices, generator):
+        text, _ = data.pad_text([data.encode_text(store[i].text) for i in indices])
+        return sounds(indices, generator) | dict(text=text, speaker=voices[indices])
 
-    def motion_loss(indices, generator):
-        draw = torch.rand(len(indices), 5, generator=generator, device=device).cpu().numpy()
-        frames = np.stack([store[i].video[(d * store.frames[i]).astype(int)] for i, d in zip(indices, draw)])
-        pictures = as_input(frames).to(device)                                           # (B, 5, 3, S, S)
+    def pairs(indices, generator):
+        draws = torch.rand(len(indices), 5, generator=generator).numpy()
+        return dict(pictures=torch.from_numpy(np.stack([store[i].video[(d * store.frames[i]).astype(int)] for i, d in zip(indices, draws)])))
+
+    def motion_loss(x, generator):
+        pictures = as_input(x["pictures"])                                               # (B, 5, 3, S, S)
         return model.loss(pictures[:, 0], pictures[:, 1:])
 
-    loss = {"audio": audio_loss, "speaker": speaker_loss, "motion": motion_loss}[stage]
-    steps, batch = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_batch")
-    fit(stage, model, loss, data.BatchOrder(store.frames, batch, config.seed), steps, config, device, dtype, bar)
+    batch = {"audio": spoken, "speaker": sounds, "motion": pairs}[stage]
+    loss = motion_loss if stage == "motion" else lambda x, generator: model.loss(**x, generator=generator)
+    steps, size = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_batch")
+    fit(stage, model, batch, loss, data.BatchOrder(store.frames, size, config.seed), steps, config, device, dtype, bar)
     if rank() > 0:
         return
     if stage != "speaker":                # the language model wants latents of zero mean and unit deviation
@@ -417,18 +429,18 @@ def train_talker(config: Config, device, dtype) -> None:
     talker.to(device)
     talker.longest.fill_(int(clips.frames.max()) // config.patch)
 
-    def loss(indices, generator):
-        draws = torch.rand(len(indices), 3, generator=generator, device=device).cpu()
+    def batch(indices, generator):
+        draws = torch.rand(len(indices), 3, generator=generator)
         items = [vary(clips[i], *draw, config) for i, draw in zip(indices, draws[:, :2].tolist())]
-        batch = {k: v.to(device) for k, v in data.collate(items, config.patch).items()}
-        frames = batch["patches"] * config.patch
-        paired = (draws[:, 2] >= config.speech_only).to(device)
-        latents = {"audio": batch["audio"], "motion": batch["motion"]}
-        conditions = {"audio": batch["voice"], "motion": batch["pose"]}
-        return talker(batch["text"], batch["text_mask"], latents, {n: frames for n in latents}, conditions, paired, generator)
+        return data.collate(items, config.patch) | dict(paired=draws[:, 2] >= config.speech_only)
+
+    def loss(x, generator):
+        frames, latents = x["patches"] * config.patch, {"audio": x["audio"], "motion": x["motion"]}
+        conditions = {"audio": x["voice"], "motion": x["pose"]}
+        return talker(x["text"], x["text_mask"], latents, {n: frames for n in latents}, conditions, x["paired"], generator)
 
     order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
-    fit("talker", talker, loss, order, config.talker_steps, config, device, dtype)
+    fit("talker", talker, batch, loss, order, config.talker_steps, config, device, dtype)
     if rank() == 0:
         save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
 
@@ -492,17 +504,6 @@ Finished in {(time.time() - start) / 60:.1f} minutes.
   log          {out / 'log.jsonl'}   (python -m lab.plot {out / 'log.jsonl'} --out {out / 'curve.png'})
   clips        {out / 'sample.mp4'}   {what}, the truth at the right of each
 Next: python sample.py --ckpt {out} --text "{text}" {who} --seed 0 --out hello.mp4""")
-
-
-def plainly(function, *arguments) -> None:
-    """Run it; what goes wrong is said in plain words and ends this process."""
-    try:
-        function(*arguments)
-        leave()
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command resumes from the last checkpoints")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import time
 import types
 from pathlib import Path
 
-from lab.machine import PackedLinear, pack, pick_device, prepare_machine     # before torch
+from lab.machine import PackedLinear, compile_heads, pack, pick_device, prepare_machine     # before torch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -132,7 +132,7 @@ def least_ms(talker, run, patches: int, limits: dict) -> float:
     return 1000 * sum(seconds) / patches
 
 
-def bench_sample(config, device, limits: dict, dtype) -> list[dict]:
+def bench_sample(config, device, limits: dict, dtype, compiled: bool) -> list[dict]:
     """One row per batch size and guidance; decoding is not in it (see bench_autoencoders). limits: of this machine, GFLOP/s and GB/s.
     Where sample.py would use dtype for wide weights, rows in float32 stand before these."""
     rows = []
@@ -143,11 +143,14 @@ def bench_sample(config, device, limits: dict, dtype) -> list[dict]:
             continue
         patches = {b: 4 if wide and b > 1 else 16 for b in (1, 8, 32)}                      # 32 wide clips take seconds a patch
         functions = {(b, g): generate(talker, config, device, b, n, g) for b, n in patches.items() for g in (1.0, 2.0)}
+        bounds = {(b, g): least_ms(talker, function, patches[b], limits) for (b, g), function in functions.items()}
+        if compiled:
+            compile_heads(talker)
         seconds = take_turns({str(key): f for key, f in functions.items()})
         for (b, g), function in functions.items():
             first = sorted(function() for _ in range(5))[2]
             cache = 2 * config.layers * b * config.kv_heads * (27 + patches[b]) * config.head_dim * 4
-            each, least = 1000 * seconds[str((b, g))] / patches[b], least_ms(talker, function, patches[b], limits)
+            each, least = 1000 * seconds[str((b, g))] / patches[b], bounds[b, g]
             rows.append({"weights": str(kind).removeprefix("torch."), "batch": b, "guidance": g, "first patch ms": 1000 * first,
                          "real-time factor": each / (1000 * b * config.patch / FPS), "ms a patch": each, "least ms": least,
                          "times the least": each / least, "cache MB": cache / 1e6})
@@ -232,7 +235,7 @@ def their_batch(theirs, config, batch: dict) -> dict:
                 speech_span=torch.stack((letters, letters + patches), 1), motion=batch["latents"]["motion"], task_tag=torch.ones_like(letters))
 
 
-def bench_released(path: Path, config, device, dtype) -> list[dict]:
+def bench_released(path: Path, config, device, dtype, compiled: bool) -> list[dict]:
     """Training step and generation of both, same sizes and weights. ValueError if they don't compute the same."""
     theirs, ours = released_talker(path, config)
     batch = batch_of(config, device, config.talker_batch)
@@ -259,6 +262,8 @@ def bench_released(path: Path, config, device, dtype) -> list[dict]:
     x = {n: v[:1] for n, v in batch["conditions"].items()}
     kinds = {kind: copy.deepcopy(ours) for kind in dict.fromkeys((torch.float32, dtype))}
     wide = [pack(talker, kind) for kind, talker in kinds.items()][0]
+    if compiled:
+        compile_heads(kinds[torch.float32])
     def run_ours(kind=torch.float32):
         noise = lambda shape: torch.randn(shape[0], shape[2], shape[1]).mT
         return torch.cat([p["motion"] for p, _ in kinds[kind].generate(batch["text"][:1], torch.ones_like(batch["text"][:1], dtype=torch.bool), x, noise, patches,
@@ -316,6 +321,7 @@ def main() -> None:
                         "--released alone: `python -m lab.bench none --released PATH`")
     parser.add_argument("--released", type=Path, help="a checkout of the released code")
     parser.add_argument("--medium", action="store_true", help="the widths of `paper` with fewer layers, instead of `small`")
+    parser.add_argument("--compile", action="store_true", help="sample as sample.py --compile does (not what grows)")
     parser.add_argument("--plot", type=Path, help="draw the growth here")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     a, fields = parser.parse_known_args()
@@ -336,7 +342,7 @@ def main() -> None:
         found["train"] = bench_train(config, device, dtype, found["peak"][str(dtype).removeprefix("torch.")])
         print(f"\ntraining, batch {config.talker_batch}\n{table([found['train']])}")
     if "sample" in a.parts:
-        found["sample"] = bench_sample(config, device, found["peak"], dtype)
+        found["sample"] = bench_sample(config, device, found["peak"], dtype, a.compile)
         print(f"\nsampling, {config.steps} steps\n{table(found['sample'])}")
     if "autoencoders" in a.parts:
         found["autoencoders"] = bench_autoencoders(config, device)
@@ -350,7 +356,7 @@ def main() -> None:
     if a.released:
         found["released"] = bench_released(a.released, train.dataclasses.replace(config, head_width=config.width, speaker_size=256, timbre=0, introduce=0, regression=0.0,
                                                                               repeats=max(1.0, config.repeats)),
-                                           device, dtype)
+                                           device, dtype, a.compile)
         print(f"\nbeside the released code (heads as wide as the backbone, the only way it has)\n{table(found['released'])}")
     print(f"\nlargest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
     if a.json:

@@ -9,8 +9,11 @@ import torch.nn.functional as F
 
 def turned(x, cos, sin):
     """Rotary positions: pairs (i, i + d / 2) of x (..., L, d) by angles whose cosines and sines are (L, d / 2)."""
+    first, second = x.chunk(2, -1)
+    if torch.compiler.is_compiling():     # it can't write into a half
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    (first, second), (to_first, to_second) = x.chunk(2, -1), y.chunk(2, -1)
+    to_first, to_second = y.chunk(2, -1)
     torch.mul(first, cos, out=to_first).addcmul_(second, sin, value=-1)
     torch.mul(second, cos, out=to_second).addcmul_(first, sin)
     return y

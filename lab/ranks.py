@@ -10,11 +10,14 @@ import multiprocessing
 import os
 import socket
 import sys
+import threading
+from pathlib import Path
 from typing import Callable
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from tqdm import tqdm
 
 from model import Block
 
@@ -30,6 +33,7 @@ def world() -> int:
 def join(device: torch.device) -> None:
     """Meet the other processes. They wait for each other for days, since rank 0 may encode that long; torchrun ends all when one fails."""
     if world() > 1 and not dist.is_initialized():
+        tqdm.set_lock(threading.RLock())  # its own lock is a semaphore, which a process that ends at once would leave to the system
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=datetime.timedelta(days=7))
@@ -44,6 +48,17 @@ def leave() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def plainly(function, *arguments) -> None:
+    """Run it; what goes wrong is said in plain words and ends this process."""
+    try:
+        function(*arguments)
+        leave()
+    except (ValueError, OSError, RuntimeError) as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except KeyboardInterrupt:
+        sys.exit("\nstopped; the same command resumes from the last checkpoints")
 
 
 def in_processes(calls: list[tuple], group=False) -> None:

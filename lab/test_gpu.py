@@ -1,0 +1,78 @@
+"""What is there for a GPU. The tests that need one skip without; the whole suite runs on it too, where there is one."""
+import copy
+import shutil
+import sys
+
+import pytest
+import torch
+
+import train
+from lab.bench import batch_of
+from lab.machine import compile_heads, to_device
+from model import attention
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+needs_compiler = pytest.mark.skipif(sys.platform != "linux" or not shutil.which("g++"), reason="torch.compile needs g++ here")
+DEVICES = [pytest.param("cpu", marks=needs_compiler), pytest.param("cuda", marks=on_gpu)]
+
+
+def tiny(device):
+    """A talker whose heads say something, and a batch for it."""
+    config = train.parse_config(["--config=tiny"])
+    torch.manual_seed(0)
+    talker = train.build("talker", config).eval()
+    for p in talker.parameters():
+        torch.nn.init.normal_(p, std=.1)
+    return talker.to(device), batch_of(config, torch.device(device), 3)
+
+
+def sample(talker, x, patches=3) -> torch.Tensor:
+    """Random numbers come from the CPU, so that every device makes the same sample."""
+    draw, device = torch.Generator().manual_seed(0), x["text"].device
+    return torch.cat([torch.cat((p["audio"], p["motion"]), -1) for p, _ in talker.generate(
+        x["text"], x["text_mask"], x["conditions"], lambda shape: torch.randn(shape, generator=draw).to(device), patches, stop_hits=9, steps=4, guidance=2.0)], 1).cpu()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_compiled_heads_sample_the_same(device):
+    """With the compiler's kernels, and on a GPU with the CUDA graph that replays them."""
+    talker, x = tiny(device)
+    compiled = copy.deepcopy(talker)
+    compile_heads(compiled)
+    expected = sample(talker, x)
+    assert expected.abs().max() > .1
+    for _ in range(2):                                    # the second from the recorded graph
+        assert (sample(compiled, x) - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@on_gpu
+def test_a_gpu_computes_what_a_cpu_does():
+    """Hidden states, their gradients, and samples, in float32."""
+    found = []
+    for device in ("cpu", "cuda"):
+        talker, x = tiny(device)
+        hidden, _, _ = talker.teacher_forced(**x, paired=torch.ones(3, dtype=torch.bool, device=device))
+        hidden.square().mean().backward()
+        found.append([hidden.detach().cpu(), sample(talker, x), *(p.grad.cpu() for p in talker.parameters() if p.grad is not None)])
+    for here, there in zip(*found, strict=True):
+        assert (here - there).abs().max() <= 1e-4 * here.abs().max()
+
+
+@on_gpu
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_attention_on_a_gpu(dtype, close, padded):
+    """The fused kernels against the three lines on the CPU: grouped queries, causal, with and without padding."""
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, h, 9, 16) for h in (4, 2, 2))
+    valid = torch.arange(9)[None] >= torch.tensor([[0], [3]]) if padded else None
+    expected = attention(q, k, v, True, valid, fused=False)
+    found = attention(*(x.to("cuda", dtype) for x in (q, k, v)), True, None if valid is None else valid.cuda())
+    assert (found.float().cpu() - expected).abs().max() < close
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])
+def test_a_batch_reaches_its_device(device):
+    batch = dict(a=torch.randn(5, 3), b=torch.arange(4))
+    for name, x in to_device(batch, torch.device(device)).items():
+        assert x.device.type == device and torch.equal(x.cpu(), batch[name])
