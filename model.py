@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lab.by_hand import Gate, Normalise, Rotate, turned   # gradients by hand, for speed: a first reading takes them as what their names say
+from lab.by_hand import Gate, Normalise, Rotate, gated, turned   # gradients by hand, for speed: a first reading takes them as what their names say
 from lab.machine import in_few_threads
 
 IGNORE = -100                                     # stop label of positions that do not count
@@ -173,7 +173,8 @@ class SwiGLU(nn.Module):
         self.down = zero_init(nn.Linear(hidden, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(Gate.apply(self.gate_up(x)))
+        x = self.gate_up(x)
+        return self.down(Gate.apply(x) if x.requires_grad else gated(x))
 
 
 class Block(nn.Module):

@@ -53,8 +53,14 @@ class Normalise(torch.autograd.Function):
         return (gradient * weight).addcmul_(unit, mean, value=-1).mul_(inverse), for_weight, None
 
 
-class Gate(torch.autograd.Function):
+def gated(x):
     """silu(gate) * up of x (..., 2 d), which holds gate and up side by side."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate).mul_(up)
+
+
+class Gate(torch.autograd.Function):
+    """`gated` with its gradient."""
 
     @staticmethod
     def forward(ctx, x):
