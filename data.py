@@ -516,5 +516,4 @@ class BatchOrder:
 
 if __name__ == "__main__":
     from lab.export import main
-
     main()

@@ -55,6 +55,10 @@ class FlowHead(nn.Module):
         # The release adds a second embedding, of a step size that is always 0: one vector for all rows.
         return self.time(sinusoids(t, width)) + self.step(sinusoids(t.new_zeros(1), width))
 
+    def moments(self, t: Tensor, hidden: Tensor) -> Tensor:
+        """t (steps,), hidden (M, D) -> (steps, M, width): the token that tells each step what time it is."""
+        return self.input(hidden + self.clock(t)[:, None])
+
     def velocity(self, x: Tensor, now: Tensor, context: Tensor) -> Tensor:
         """x (M, P, d) noisy, now (M, width) the token of hidden state and flow time, context (M, 1 + P, width) -> velocity (M, P, d)."""
         y = torch.cat((now[:, None], context, self.input(self.noisy_in(x))), 1)          # (M, 2 + 2 P, width)
@@ -90,14 +94,13 @@ class FlowHead(nn.Module):
         t = torch.linspace(1, 0, steps + 1, device=z.device)
         t = t + sway * (torch.cos(math.pi / 2 * t) - 1 + t)
         context, x, guided = self.context(history, condition), z * temperature, guidance != 1
-        if guided:
-            hidden, context = torch.cat((hidden, torch.zeros_like(hidden))), torch.cat((context, context))
+        if guided:                        # both in one batch, rows with and without hidden state in turns
+            hidden, context = torch.stack((hidden, torch.zeros_like(hidden)), 1).flatten(0, 1), context.repeat_interleave(2, 0)
         still = max(1, int(0.04 * (steps + 1))) if zero_star else 0
-        moments = self.input(hidden + self.clock(t[still:-1])[:, None])                  # (steps, M, width)
-        for now, step in zip(moments, t.diff()[still:]):
-            v = self.velocity(torch.cat((x, x)) if guided else x, now, context)
+        for now, step in zip(self.moments(t[still:-1], hidden), t.diff()[still:]):
+            v = self.velocity(x.repeat_interleave(2, 0) if guided else x, now, context)
             if guided:
-                c, u = v.chunk(2)
+                c, u = v[::2], v[1::2]
                 a = (c * u).sum((1, 2), True) / (u.square().sum((1, 2), True) + 1e-8) if zero_star else 1.0
                 v = a * u + guidance * (c - a * u)
             x = x + step * v

@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from lab.machine import compile_heads, pack, pick_device, prepare_machine     # before torch
+from lab.machine import compile_heads, pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,7 @@ from tqdm import tqdm
 import data
 import train
 from autoencoders import as_input, as_pictures
+from lab.joint import join
 from lab.settings import parse_crop
 
 CUT = "did not stop by itself and was cut: the text is unlike what the model learned"
@@ -62,7 +63,7 @@ class Models:
         self.device = torch.device(device or pick_device())
         dtype = prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
-        pack(self.talker, dtype)
+        join(self.talker, dtype)
         self.ids = train.text_reader(self.config)
 
     # ---- who speaks
@@ -366,8 +367,7 @@ def parse() -> argparse.Namespace:
     complain(a.ckpt and (a.speaker or a.wavlm), "--speaker and --wavlm go with --released; a run's own speaker encoder listens to a clip")
     complain(a.released and not a.roundtrip and not (a.speaker or a.wavlm), "--released needs a voice: --speaker FILE, or --wavlm CHECKPOINT "
              "to take that of --ref or --voice")
-    single = not (a.texts or a.roundtrip)
-    complain(single and a.out.suffix.lower() != ".mp4" and not (a.stream and str(a.out) == "-"), f"--out must end in .mp4, not '{a.out}'")
+    complain(not (a.texts or a.roundtrip) and a.out.suffix.lower() != ".mp4" and not (a.stream and str(a.out) == "-"), f"--out must end in .mp4, not '{a.out}'")
     return a
 
 

@@ -337,8 +337,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
         with torch.no_grad():
             voices = torch.cat([speaker(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips]).cpu()
 
-    def sounds(indices, generator):
-        return padded_audio([store[i] for i in indices], samples)
+    sounds = lambda indices, generator: padded_audio([store[i] for i in indices], samples)
 
     def spoken(indices, generator):
         text, _ = data.pad_text([data.encode_text(store[i].text) for i in indices])

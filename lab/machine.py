@@ -59,10 +59,11 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 def in_few_threads(generate: Callable) -> Callable:
     """Talker.generate, in one thread where samples times width squared are few: then waking the others costs more than they do.
-    A patch of `small` took 23 ms in one thread and 36 in two at batch 1, 62 and 64 at batch 8. Who takes the patches has all threads."""
+    A patch of `small` took 17 ms in one thread and 21 in two at batch 1, 49 and 39 at batch 8. Who takes the patches has all threads."""
     @functools.wraps(generate)
     def run(talker, text, *arguments, **options):
-        patches, few = generate(talker, text, *arguments, **options), len(text) * talker.task.embedding_dim ** 2 < 300_000
+        patches = generate(talker, text, *arguments, **options)
+        few = len(text) * talker.task.embedding_dim ** 2 < 200_000 and not getattr(talker, "compiled", False)
         while True:
             threads = torch.get_num_threads()
             torch.set_num_threads(1 if few else threads)
@@ -113,8 +114,9 @@ def compile_heads(talker: torch.nn.Module) -> None:
     The first patch of a batch size then waits for the compiler, a quarter of a minute or more; wide weights in blocks stay as they are,
     since little but the products is left there (a patch with `--medium` took 146 ms for 157)."""
     warnings.filterwarnings("ignore", message=".*lru_cache.*")             # the tables of rotary positions: a constant of the kernels
-    heads = [head for head in talker.heads.values() if not any(isinstance(m, PackedLinear) for m in head.modules())]
+    heads = [m for m in talker.heads.modules() if hasattr(m, "velocity") and not any(isinstance(part, PackedLinear) for part in m.modules())]
     if not heads:
         print("nothing is compiled: weights as wide as these are laid out in blocks on a CPU, and the rest takes little of the time", file=sys.stderr)
+    talker.compiled = bool(heads)
     for head in heads:
         head.velocity = torch.compile(head.velocity, dynamic=False, mode="reduce-overhead" if next(head.parameters()).is_cuda else None)
