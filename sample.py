@@ -29,7 +29,7 @@ from tqdm import tqdm
 import data
 import train
 from autoencoders import as_input, as_pictures
-from lab.joint import join
+from lab.joint import for_sampling
 from lab.settings import parse_crop
 
 CUT = "did not stop by itself and was cut: the text is unlike what the model learned"
@@ -63,7 +63,7 @@ class Models:
         self.device = torch.device(device or pick_device())
         dtype = prepare_machine(self.device)
         self.audio, self.motion, self.speaker, self.talker = (train.load_model(folder, s, self.device) for s in ("audio", "motion", "speaker", "talker"))
-        join(self.talker, dtype)
+        for_sampling(self.talker, dtype)
         self.ids = train.text_reader(self.config)
 
     # ---- who speaks

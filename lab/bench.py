@@ -28,8 +28,7 @@ from tqdm import tqdm
 
 import train
 from data import FPS
-from heads import SeparateHeads
-from lab.joint import join
+from lab.joint import for_sampling
 
 MEDIUM = dict(width=1024, layers=4, heads=16, kv_heads=8, head_dim=128, hidden=3072, patch_layers=1, patch_heads=8, head_width=1024,
               head_layers=2, head_heads=8, repeats=2.0, motion_size=40, speaker_size=256, timbre=0, introduce=0, regression=0.0, muon_rate=0.0, talker_batch=8)
@@ -146,7 +145,7 @@ def bench_sample(config, device, limits: dict, dtype, compiled: bool) -> list[di
         patches = {b: 4 if wide and b > 1 else 16 for b in (1, 8, 32)}                      # 32 wide clips take seconds a patch
         functions = {(b, g): generate(talker, config, device, b, n, g) for b, n in patches.items() for g in (1.0, 2.0)}
         bounds = {(b, g): least_ms(talker, function, patches[b], limits) for (b, g), function in functions.items()}
-        join(talker, kind)
+        for_sampling(talker, kind)
         if compiled:
             compile_heads(talker)
         seconds = take_turns({str(key): f for key, f in functions.items()})
@@ -176,7 +175,7 @@ def bench_growth(config, device, dtype) -> dict[str, list]:
     """Milliseconds per patch of sampling, guidance 2, against seconds of clip, batch and width; wide weights as sample.py has them."""
     def per_patch(c, batch: int, patches: int) -> float:
         talker = train.build("talker", c).to(device).eval()
-        join(talker, dtype)
+        for_sampling(talker, dtype)
         return 1000 * take_turns({"run": generate(talker, c, device, batch, patches, 2.0)}, 3)["run"] / patches
     changed = lambda **fields: train.dataclasses.replace(config, **fields)
     return {"seconds": [(s, per_patch(config, 1, round(s * FPS / config.patch))) for s in (2, 5, 10, 20, 40, 60)],
@@ -264,9 +263,7 @@ def bench_released(path: Path, config, device, dtype, compiled: bool) -> list[di
             return theirs.generate_speech_motion(**generated)[3]
     x = {n: v[:1] for n, v in batch["conditions"].items()}
     kinds = {kind: copy.deepcopy(ours) for kind in dict.fromkeys((torch.float32, dtype))}
-    for kind, talker in kinds.items():
-        join(talker, kind)
-    wide = isinstance(kinds[torch.float32].heads, SeparateHeads)
+    wide = [for_sampling(talker, kind) for kind, talker in kinds.items()][0]
     if compiled:
         compile_heads(kinds[torch.float32])
     def run_ours(kind=torch.float32):

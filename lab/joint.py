@@ -41,8 +41,12 @@ class StackedLinear(nn.Module):
 class Scale(nn.Module):
     """RMSNorm whose weights are in the next Linear."""
 
+    def __init__(self, norm: RMSNorm):
+        super().__init__()
+        self.eps = norm.eps
+
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], None, 1e-6)
+        return F.rms_norm(x, x.shape[-1:], None, self.eps)
 
 
 class JointHead(FlowHead):
@@ -54,12 +58,12 @@ class JointHead(FlowHead):
         self.noisy_in, self.input = (StackedLinear([getattr(h, name) for h in heads]) for name in ("noisy_in", "input"))
         self.blocks = copy.deepcopy(heads[0].blocks)
         for block, parts in zip(self.blocks, zip(*(h.blocks for h in heads))):
-            block.norm1 = block.norm2 = Scale()
+            block.norm1, block.norm2 = Scale(block.norm1), Scale(block.norm2)
             block.attention.qkv = StackedLinear([p.attention.qkv for p in parts], [p.norm1 for p in parts])
             block.attention.out = StackedLinear([p.attention.out for p in parts])
             block.mlp.gate_up = StackedLinear([p.mlp.gate_up for p in parts], [p.norm2 for p in parts])
             block.mlp.down = StackedLinear([p.mlp.down for p in parts])
-        self.norm, self.out = Scale(), StackedLinear([h.out for h in heads], [h.norm for h in heads])
+        self.norm, self.out = Scale(heads[0].norm), StackedLinear([h.out for h in heads], [h.norm for h in heads])
 
     def context(self, history: list[Tensor], condition: list[Tensor]) -> Tensor:         # (M, 1 + P, width)
         return torch.cat([head.context(*x) for head, *x in zip(self.heads, history, condition)])
@@ -85,9 +89,10 @@ class JointHeads(nn.Module):
         return {name: part[:, None, :, :d] for name, part, d in zip(inputs, made.chunk(len(given)), widths)}
 
 
-def join(talker: nn.Module, dtype: torch.dtype) -> None:
-    """Before sampling on a CPU: wide weights are packed in dtype (see machine.pack); narrow heads become one."""
-    pack(talker, dtype)
+def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
+    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; narrow heads become one."""
+    packed = pack(talker, dtype)
     heads = talker.heads
     if isinstance(heads, SeparateHeads) and all(h.norm.weight.device.type == "cpu" and h.norm.weight.numel() <= 512 for h in heads.values()):
         talker.heads = JointHeads(heads)
+    return packed

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import train
 from heads import FlowHead, SeparateHeads
-from lab.joint import join
+from lab.joint import for_sampling
 from lab.machine import pick_device, prepare_machine
 from lab.paper_autoencoders import LIAX, WhisperXVAE, resample
 from model import Backbone, Modality, Talker
@@ -391,7 +391,7 @@ def load_models(Models, folder: Path, voice=None, wavlm: str | None = None, devi
     about = json.loads(about.read_text()) if about.exists() else {}
     self.talker = build_talker(read_weights(weights.parent, "*.safetensors"), about.get("delay", 0), about.get("dit_n_head", 8),
                                about.get("patch_encoder_n_head", 8), about.get("patch_size", 4)).to(self.device)
-    join(self.talker, dtype)
+    for_sampling(self.talker, dtype)
     self.audio = build_audio(read_weights(folder, "*.ckpt"), about.get("whisper_n_head")).to(self.device)
     self.motion = build_motion(read_weights(folder, "lia-x*.pt")).to(self.device)
     for name, statistic in (("motion_mean.npy", self.motion.normal.mean), ("motion_std.npy", self.motion.normal.deviation)):

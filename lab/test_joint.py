@@ -7,7 +7,7 @@ import torch
 import train
 from heads import SeparateHeads
 from lab.bench import batch_of
-from lab.joint import JointHeads, join
+from lab.joint import JointHeads, for_sampling
 
 CPU = torch.device("cpu")
 
@@ -21,7 +21,7 @@ def test_joint_heads_sample_the_same(delay, sampling):
     for p in separate.parameters():
         torch.nn.init.normal_(p, std=.2)                  # at its first values a head computes 0
     joint = copy.deepcopy(separate)
-    join(joint, torch.float32)
+    for_sampling(joint, torch.float32)
     assert isinstance(joint.heads, JointHeads)
     x, spoken = batch_of(config, CPU, 3), {"audio": torch.randn(3, 8, config.audio_latent)}
     for given in ({}, spoken):
@@ -38,5 +38,5 @@ def test_joint_heads_sample_the_same(delay, sampling):
 
 def test_wide_heads_stay_apart():
     talker = train.build("talker", train.parse_config(["--config=tiny", "--head_width=576", "--width=64"]))
-    join(talker, torch.float32)
+    for_sampling(talker, torch.float32)
     assert isinstance(talker.heads, SeparateHeads)
