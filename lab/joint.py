@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from heads import FlowHead, SeparateHeads
-from lab.machine import pack
+from lab.machine import WIDE, PackedLinear, pack
 from model import HeadInput, RMSNorm
 
 
@@ -91,8 +91,8 @@ class JointHeads(nn.Module):
 
 def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
     """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; narrow heads become one."""
-    packed = pack(talker, dtype)
-    heads = talker.heads
-    if isinstance(heads, SeparateHeads) and all(h.norm.weight.device.type == "cpu" and h.norm.weight.numel() <= 512 for h in heads.values()):
+    packed, heads = pack(talker, dtype), talker.heads
+    products = [m for m in heads.modules() if isinstance(m, (nn.Linear, PackedLinear))]
+    if next(talker.parameters()).device.type == "cpu" and isinstance(heads, SeparateHeads) and all(m.in_features * m.out_features < WIDE for m in products):
         talker.heads = JointHeads(heads)
     return packed

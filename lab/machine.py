@@ -77,6 +77,7 @@ def in_few_threads(generate: Callable) -> Callable:
     return run
 
 
+WIDE = 2 ** 18                                        # weights of a Linear from which on its product takes the time, and not the call
 PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
 
@@ -103,7 +104,7 @@ def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
     packed = False
     for parent in [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]:          # or all would live until the end
         for name, child in parent.named_children():
-            if PACKS and isinstance(child, torch.nn.Linear) and child.weight.numel() >= 2 ** 18 and child.weight.device.type == "cpu":
+            if PACKS and isinstance(child, torch.nn.Linear) and child.weight.numel() >= WIDE and child.weight.device.type == "cpu":
                 setattr(parent, name, PackedLinear(child, dtype))
                 packed = True
     return packed

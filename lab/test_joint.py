@@ -36,7 +36,13 @@ def test_joint_heads_sample_the_same(delay, sampling):
         assert torch.cat([a[..., :1] for a in made[0]]).std() > .1
 
 
-def test_wide_heads_stay_apart():
-    talker = train.build("talker", train.parse_config(["--config=tiny", "--head_width=576", "--width=64"]))
+@pytest.mark.parametrize("width, apart", [(160, False), (384, True), (1024, True)])
+def test_wide_heads_stay_apart(width, apart):
+    """Where some products of a head are wide, or all, they are packed where that helps, and the heads sample one by one."""
+    config = train.parse_config(["--config=tiny", f"--head_width={width}"])
+    talker = train.build("talker", config).eval()
     for_sampling(talker, torch.float32)
-    assert isinstance(talker.heads, SeparateHeads)
+    assert isinstance(talker.heads, SeparateHeads) == apart
+    x = batch_of(config, CPU, 2)
+    patches = list(talker.generate(x["text"], x["text_mask"], x["conditions"], torch.randn, 2, stop_hits=9, steps=3, guidance=2.0))
+    assert len(patches) == 2 and patches[1][0]["audio"].isfinite().all()
