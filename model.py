@@ -23,7 +23,6 @@ from einops import rearrange
 from torch import Tensor
 
 from lab.by_hand import Gate, Normalise, Rotate, gated, turned   # gradients by hand, for speed: a first reading takes them as what their names say
-from lab.machine import in_few_threads
 
 IGNORE = -100                                     # stop label of positions that do not count
 
@@ -192,12 +191,12 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-def run_blocks(blocks: nn.ModuleList, x: Tensor, tables, wanted: slice, caches=None, **options) -> Tensor:
-    """x (B, L, D) through a stack of blocks -> the wanted tokens of the last one; it computes no others."""
-    for i, block in enumerate(blocks):
-        last = i == len(blocks) - 1
-        x = block(x, tables, cache=caches[i] if caches else None, wanted=wanted if last else None, **options)
-    return x
+class Blocks(nn.ModuleList):
+    def forward(self, x: Tensor, tables, wanted: slice, caches: list[KeyValues] | None = None, **options) -> Tensor:
+        """A stack of blocks: x (B, L, D) -> the wanted tokens of the last one; it computes no others."""
+        for i, block in enumerate(self):
+            x = block(x, tables, cache=caches[i] if caches else None, wanted=wanted if i == len(self) - 1 else None, **options)
+        return x
 
 
 # ------------------------------------------------------------------------------------------------- backbone and patches
@@ -206,13 +205,13 @@ class Backbone(nn.Module):
 
     def __init__(self, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, hidden: int, rotary_base=1e6):
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, hidden, kv_heads=kv_heads, head_dim=head_dim, qk_norm=True) for _ in range(layers))
+        self.blocks = Blocks(Block(width, heads, hidden, kv_heads=kv_heads, head_dim=head_dim, qk_norm=True) for _ in range(layers))
         self.norm = RMSNorm(width)
         self.kv_heads, self.head_dim, self.rotary_base = kv_heads, head_dim, rotary_base
 
     def new_cache(self, batch: int, capacity: int) -> list[KeyValues]:
         weight = self.norm.weight
-        return [KeyValues(batch, self.kv_heads, capacity, self.head_dim, weight.device, weight.dtype) for _ in self.blocks]
+        return [KeyValues(batch, self.kv_heads, capacity, self.head_dim, weight.device, weight.dtype) for _ in range(len(self.blocks))]
 
     def forward(self, x: Tensor, valid: Tensor | None = None, cache: list[KeyValues] | None = None, first=0) -> Tensor:
         """x (B, L, D); valid (B, S) bool, False on padding, S counting the cached positions too -> (B, L - first, D): of the
@@ -221,7 +220,7 @@ class Backbone(nn.Module):
         stop = start + x.shape[1]
         tables = rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device)
         tables = tuple(t[start:stop] for t in tables)
-        return self.norm(run_blocks(self.blocks, x, tables, slice(first, None), cache, causal=True, valid=valid))
+        return self.norm(self.blocks(x, tables, slice(first, None), cache, causal=True, valid=valid))
 
 
 class PatchEncoder(nn.Module):
@@ -232,7 +231,7 @@ class PatchEncoder(nn.Module):
         self.project = nn.Linear(latent, width)
         self.input = nn.Linear(width, width)
         self.cls = nn.Parameter(torch.randn(width))
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.blocks, self.head_dim = Blocks(Block(width, heads) for _ in range(layers)), width // heads
         self.norm = RMSNorm(width)
 
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
@@ -247,8 +246,8 @@ class PatchEncoder(nn.Module):
         batch = x.shape[0]
         x = self.input(rearrange(x, "B N P D -> (B N) P D"))                             # (B N, P, D)
         x = torch.cat((self.cls.to(x.dtype).expand(x.shape[0], 1, -1), x), 1)            # (B N, 1 + P, D)
-        tables = rotary_tables(x.shape[1], self.blocks[0].attention.head_dim, 1e4, x.device)
-        x = run_blocks(self.blocks, x, tables, slice(0, 1))                              # (B N, 1, D) the CLS token alone
+        tables = rotary_tables(x.shape[1], self.head_dim, 1e4, x.device)
+        x = self.blocks(x, tables, slice(0, 1))                                          # (B N, 1, D) the CLS token alone
         return rearrange(self.norm(x), "(B N) 1 D -> B N D", B=batch)                    # (B, N, D)
 
 
@@ -378,7 +377,6 @@ class Talker(nn.Module):
         return total, log | losses
 
     # ---- generation
-    @in_few_threads
     @torch.inference_mode()
     def generate(self, text, text_mask, conditions, noise, longest: int, given=None, paired=True, stop_hits=1, stop_keeps=True,
                  shortest=0, threshold=0.5, **sampling):

@@ -350,7 +350,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="Euler steps; default: the preset's")
     parser.add_argument("--guidance", type=float, help="classifier-free guidance, 1: none; default: the preset's")
     parser.add_argument("--temperature", type=float, help="scale of the initial noise; default: the preset's")
-    parser.add_argument("--compile", action="store_true", help="wait for a compiler (g++ on a CPU), then sample faster: for many clips")
+    parser.add_argument("--compile", action="store_true", help="for a GPU: wait for a compiler, then sample faster, as a CUDA graph")
     parser.add_argument("--crop", help="x,y,size in pixels of --ref, --face, --video or --roundtrip, or 'centre'; default: as in training")
     a = parser.parse_args()
     complain = lambda wrong, words: parser.error(words) if wrong else None

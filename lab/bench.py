@@ -323,7 +323,7 @@ def main() -> None:
                         "--released alone: `python -m lab.bench none --released PATH`")
     parser.add_argument("--released", type=Path, help="a checkout of the released code")
     parser.add_argument("--medium", action="store_true", help="the widths of `paper` with fewer layers, instead of `small`")
-    parser.add_argument("--compile", action="store_true", help="sample as sample.py --compile does (not what grows)")
+    parser.add_argument("--compile", action="store_true", help="sample as sample.py --compile does, which a CPU gains nothing by (not what grows)")
     parser.add_argument("--plot", type=Path, help="draw the growth here")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     a, fields = parser.parse_known_args()

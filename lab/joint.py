@@ -1,13 +1,13 @@
-"""All heads as one, for sampling on a CPU: where products are small, calling them costs more than they do, and two heads call twice.
-A first reading can skip this file.
+"""The Talker's transformers for sampling on a CPU. A first reading can skip this file.
 
-The heads have the same sizes but for the latents, which are padded with zeros here, and a row of the batch never sees another; so
-FlowHead.sample runs as it is on the rows of all heads, one head's after the other's, and only a Linear has to know whose they are.
-A patch of `small` takes 17 ms for 21 at batch 1 and 39 for 52 at batch 8 (guidance 2, two cores).
+With few rows, calling modules and small operations costs more than they do. So a stack of blocks is written out here, operation by
+operation, and the heads, whose sizes are the same but for the latents, are sampled as one: FlowHead.sample runs as it is on the rows of
+all heads, one head's after the other's, and only a product has to know whose they are. Latents are padded with zeros.
 
-Axis letters: K heads, R rows of each, M = K R rows in all, B batch, P frames per patch, d latent width, D width.
+Axis letters: K stacks of the same sizes, R rows of each, M = K R, L tokens, W width, H heads, H' of keys; B batch, P frames per patch, d latent width.
 """
 import copy
+from types import SimpleNamespace
 
 import torch
 import torch.nn as nn
@@ -15,61 +15,127 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from heads import FlowHead, SeparateHeads
-from lab.machine import WIDE, PackedLinear, pack
-from model import HeadInput, RMSNorm
+from lab.by_hand import gated
+from lab.machine import PackedLinear, pack
+from model import Blocks, HeadInput, RMSNorm, attention, rotate
 
 
-class StackedLinear(nn.Module):
-    """The Linears of K heads: x (K R, ..., in) -> (K R, ..., out). Missing inputs and outputs of a narrower one count as zeros."""
+class Product:
+    """The Linears of K stacks that have the same place: x (M, ..., in) or (K, rows, in) -> (..., out), added to `onto` where given.
+    Missing inputs and outputs of a narrower one count as zeros."""
 
-    def __init__(self, linears: list[nn.Linear], norms: list[RMSNorm] | None = None):
-        """norms: of what enters; their weights are multiplied into these."""
-        super().__init__()
-        scale = [1.0] * len(linears) if norms is None else [norm.weight for norm in norms]
-        inputs, outputs = (max(getattr(linear, side) for linear in linears) for side in ("in_features", "out_features"))
-        pad = lambda x: F.pad(x, (0, outputs - x.shape[-1], 0, inputs - len(x)))
-        with torch.no_grad():
-            self.weight = torch.stack([pad((l.weight * s).T) for l, s in zip(linears, scale)]).contiguous()       # (K, in, out)
-            self.bias = None if linears[0].bias is None else torch.stack([pad(l.bias[None].expand(inputs, -1))[:1] for l in linears])    # (K, 1, out)
+    def __init__(self, layers: list[nn.Linear | PackedLinear]):
+        self.layers = layers if isinstance(layers[0], PackedLinear) else None
+        if self.layers is None:
+            inputs, outputs = (max(getattr(layer, side) for layer in layers) for side in ("in_features", "out_features"))
+            pad = lambda x: F.pad(x, (0, outputs - x.shape[1], 0, inputs - len(x)))
+            self.weight = torch.stack([pad(layer.weight.T) for layer in layers])                                     # (K, in, out)
+            self.bias = None if layers[0].bias is None else torch.stack([F.pad(l.bias, (0, outputs - len(l.bias)))[None] for l in layers])   # (K, 1, out)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def of(self, k: int) -> "Product":
+        one = copy.copy(self)
+        if self.layers is not None:
+            one.layers = self.layers[k:k + 1]
+        else:
+            one.weight, one.bias = self.weight[k:k + 1], None if self.bias is None else self.bias[k:k + 1]
+        return one
+
+    def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        if self.layers is not None:
+            y = self.layers[0](x) if len(self.layers) == 1 else torch.cat([layer(rows) for layer, rows in zip(self.layers, x.chunk(len(self.layers)))])
+            return y if onto is None else y.add_(onto)
         rows = x.reshape(len(self.weight), -1, x.shape[-1])                              # (K, rows, in)
-        y = rows @ self.weight if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
+        onto = self.bias if onto is None else onto                                       # no Linear here has both
+        y = torch.bmm(rows, self.weight) if onto is None else torch.baddbmm(onto, rows, self.weight)
         return y.view(*x.shape[:-1], -1)
 
 
-class Scale(nn.Module):
-    """RMSNorm whose weights are in the next Linear."""
+class Norm:
+    """RMSNorm in four operations, where torch's own takes seven: x (..., W), weights that multiply it -> the same."""
 
-    def __init__(self, norm: RMSNorm):
+    def __init__(self, weight: Tensor, eps: float):
+        width = weight.shape[-1]
+        self.weight, self.least = weight * width ** 0.5, torch.tensor((eps * width) ** 0.5)
+
+    def of(self, k: int) -> "Norm":
+        one = copy.copy(self)
+        one.weight = self.weight[k:k + 1]
+        return one
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.least) * self.weight
+
+
+def joint_norm(norms: list[RMSNorm]) -> Norm:
+    return Norm(torch.stack([norm.weight for norm in norms])[:, None], norms[0].eps)     # weight (K, 1, W)
+
+
+class Stack(nn.Module):
+    """K Blocks of the same sizes, as one."""
+
+    @torch.no_grad()
+    def __init__(self, stacks: list[Blocks]):
         super().__init__()
-        self.eps = norm.eps
+        first = stacks[0][0].attention
+        self.K, self.heads, self.kv_heads, self.head_dim, self.parts = len(stacks), first.heads, first.kv_heads, first.head_dim, []
+        for blocks in zip(*stacks):
+            attentions, mlps = [b.attention for b in blocks], [b.mlp for b in blocks]
+            self.parts.append(SimpleNamespace(
+                norm1=joint_norm([b.norm1 for b in blocks]), qkv=Product([a.qkv for a in attentions]), out=Product([a.out for a in attentions]),
+                norm2=joint_norm([b.norm2 for b in blocks]), gate_up=Product([m.gate_up for m in mlps]), down=Product([m.down for m in mlps])))
+            if first.qk_norm:                                                            # of one stack alone: the backbone
+                of_each = [norm.weight.expand(n, 1, -1) for norm, n in ((attentions[0].q_norm, self.heads), (attentions[0].k_norm, self.kv_heads))]
+                self.parts[-1].qk_norm = Norm(torch.cat(of_each), attentions[0].q_norm.eps)                          # weight (H + H', 1, head_dim)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], None, self.eps)
+    def of(self, k: int) -> "Stack":
+        """One of them, with the same weights in memory."""
+        one = copy.copy(self)
+        one.K, one.parts = 1, [SimpleNamespace(**{name: layer.of(k) for name, layer in vars(part).items()}) for part in self.parts]
+        return one
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def forward(self, x: Tensor, tables, wanted: slice, caches=None, causal=False, valid: Tensor | None = None) -> Tensor:
+        """What Blocks.forward computes: x (M, L, W) -> the wanted tokens of the last block."""
+        M, L, W = x.shape
+        y = x.reshape(self.K, -1, W)                                                     # (K, R L, W)
+        for i, part in enumerate(self.parts):
+            qkv = part.qkv(part.norm1(y)).view(M, L, -1, self.head_dim).transpose(1, 2)  # (M, H + 2 H', L, head_dim)
+            qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
+            if hasattr(part, "qk_norm"):
+                qk = part.qk_norm(qk)
+            q, k = rotate(qk, tables).split((self.heads, self.kv_heads), 1)
+            if i == len(self.parts) - 1:
+                q, y = q[:, :, wanted], y.view(M, L, W)[:, wanted].reshape(self.K, -1, W)
+            if caches:
+                k, v = caches[i].append(k, v)
+            seen = attention(q, k, v, causal, valid).transpose(1, 2).reshape(self.K, -1, self.heads * self.head_dim)
+            y = part.out(seen, y)                                                        # (K, rows, W)
+            y = part.down(gated(part.gate_up(part.norm2(y))), y)
+        return y.view(M, -1, W)
 
 
 class JointHead(FlowHead):
-    """K FlowHeads in one: what changes with every step is stacked, what a patch needs once is asked of each."""
+    """K FlowHeads in one: what changes with every step is done together, what a patch needs once is asked of each."""
 
+    @torch.no_grad()
     def __init__(self, heads: list[FlowHead]):
         nn.Module.__init__(self)
-        self.heads = nn.ModuleList(heads)
-        self.noisy_in, self.input = (StackedLinear([getattr(h, name) for h in heads]) for name in ("noisy_in", "input"))
-        self.blocks = copy.deepcopy(heads[0].blocks)
-        for block, parts in zip(self.blocks, zip(*(h.blocks for h in heads))):
-            block.norm1, block.norm2 = Scale(block.norm1), Scale(block.norm2)
-            block.attention.qkv = StackedLinear([p.attention.qkv for p in parts], [p.norm1 for p in parts])
-            block.attention.out = StackedLinear([p.attention.out for p in parts])
-            block.mlp.gate_up = StackedLinear([p.mlp.gate_up for p in parts], [p.norm2 for p in parts])
-            block.mlp.down = StackedLinear([p.mlp.down for p in parts])
-        self.norm, self.out = Scale(heads[0].norm), StackedLinear([h.out for h in heads], [h.norm for h in heads])
+        self.heads, self.head_dim, self.clocks = nn.ModuleList(heads), heads[0].head_dim, {}
+        self.noisy_in, self.input, self.out = (Product([getattr(head, name) for head in heads]) for name in ("noisy_in", "input", "out"))
+        self.blocks = Stack([head.blocks for head in heads])
+        norm = joint_norm([head.norm for head in heads])
+        self.norm = lambda x: norm(x.view(len(heads), -1, x.shape[-1])).view(x.shape)
 
-    def context(self, history: list[Tensor], condition: list[Tensor]) -> Tensor:         # (M, 1 + P, width)
+    def context(self, history: list[Tensor], condition: list[Tensor]) -> Tensor:         # (M, 1 + P, W)
         return torch.cat([head.context(*x) for head, *x in zip(self.heads, history, condition)])
 
-    def moments(self, t: Tensor, hidden: Tensor) -> Tensor:                              # (steps, M, width)
-        return torch.cat([head.moments(t, x) for head, x in zip(self.heads, hidden.chunk(len(self.heads)))], 1)
+    def moments(self, t: Tensor, hidden: Tensor) -> Tensor:                              # (steps, M, W)
+        key = tuple(t.tolist())
+        if key not in self.clocks:                                                       # the same for every patch
+            self.clocks = {key: [head.clock(t)[:, None] for head in self.heads]}
+        return torch.cat([head.input(x + clock) for head, clock, x in zip(self.heads, self.clocks[key], hidden.chunk(len(self.heads)))], 1)
 
 
 class JointHeads(nn.Module):
@@ -78,6 +144,8 @@ class JointHeads(nn.Module):
     def __init__(self, separate: SeparateHeads):
         super().__init__()
         self.separate, self.joint = separate, JointHead(list(separate.values()))
+        for k, head in enumerate(separate.values()):
+            head.blocks = self.joint.blocks.of(k)
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
         if len(inputs) < len(self.separate):                                             # a stream is given, or not there yet
@@ -90,9 +158,15 @@ class JointHeads(nn.Module):
 
 
 def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
-    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; narrow heads become one."""
-    packed, heads = pack(talker, dtype), talker.heads
-    products = [m for m in heads.modules() if isinstance(m, (nn.Linear, PackedLinear))]
-    if next(talker.parameters()).device.type == "cpu" and isinstance(heads, SeparateHeads) and all(m.in_features * m.out_features < WIDE for m in products):
+    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; stacks are written out, alike heads are one."""
+    if next(talker.parameters()).device.type != "cpu":
+        return False
+    heads = talker.heads
+    alike = isinstance(heads, SeparateHeads) and len({str([p.shape for p in head.blocks.parameters()]) for head in heads.values()}) == 1
+    packed = pack(talker, dtype)
+    if alike:
         talker.heads = JointHeads(heads)
+    for module in talker.modules():
+        if isinstance(getattr(module, "blocks", None), Blocks):
+            module.blocks = Stack([module.blocks])
     return packed

@@ -3,16 +3,14 @@
 Import it before torch: OpenMP and oneDNN read the lines below when torch loads.
 """
 import ctypes
-import functools
 import math
 import os
 import platform
 import sys
 import time
 import warnings
-from typing import Callable
 
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")       # waiting threads: asleep at once they are slow, spinning on they starve others
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")      # how long threads wait awake: too short, and waking them costs more than they do; too long, and they starve others
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")      # a kernel per size of a product: a run has more than the usual 1024
 
 import torch
@@ -57,26 +55,6 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
     return batch if device.type == "cpu" else {name: x.pin_memory().to(device, non_blocking=True) for name, x in batch.items()}
 
 
-def in_few_threads(generate: Callable) -> Callable:
-    """Talker.generate, in one thread where samples times width squared are few: then waking the others costs more than they do.
-    A patch of `small` took 17 ms in one thread and 21 in two at batch 1, 49 and 39 at batch 8. Who takes the patches has all threads."""
-    @functools.wraps(generate)
-    def run(talker, text, *arguments, **options):
-        patches = generate(talker, text, *arguments, **options)
-        few = len(text) * talker.task.embedding_dim ** 2 < 200_000 and not getattr(talker, "compiled", False)
-        while True:
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1 if few else threads)
-            try:
-                patch = next(patches, None)
-            finally:
-                torch.set_num_threads(threads)
-            if patch is None:
-                return
-            yield patch
-    return run
-
-
 WIDE = 2 ** 18                                        # weights of a Linear from which on its product takes the time, and not the call
 PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
@@ -111,13 +89,8 @@ def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
 
 
 def compile_heads(talker: torch.nn.Module) -> None:
-    """Before sampling: a head's small operations become a few kernels (torch.compile), which a GPU replays as one CUDA graph.
-    The first patch of a batch size then waits for the compiler, a quarter of a minute or more; wide weights in blocks stay as they are,
-    since little but the products is left there (a patch with `--medium` took 146 ms for 157)."""
+    """Before sampling: a head's small operations become a few kernels (torch.compile), which a GPU replays as one CUDA graph. The first
+    patch of a batch size then waits for the compiler. A CPU has no use for it: a patch of `small` took 11 ms so and 10 without."""
     warnings.filterwarnings("ignore", message=".*lru_cache.*")             # the tables of rotary positions: a constant of the kernels
-    heads = [m for m in talker.heads.modules() if hasattr(m, "velocity") and not any(isinstance(part, PackedLinear) for part in m.modules())]
-    if not heads:
-        print("nothing is compiled: weights as wide as these are laid out in blocks on a CPU, and the rest takes little of the time", file=sys.stderr)
-    talker.compiled = bool(heads)
-    for head in heads:
+    for head in [m for m in talker.heads.modules() if hasattr(m, "velocity")]:
         head.velocity = torch.compile(head.velocity, dynamic=False, mode="reduce-overhead" if next(head.parameters()).is_cuda else None)

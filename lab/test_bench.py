@@ -2,14 +2,13 @@
 import copy
 import json
 import sys
-import types
 
 import pytest
 import torch
 
 import train
 from lab import bench
-from lab.machine import PACKS, PackedLinear, in_few_threads, pack
+from lab.machine import PACKS, PackedLinear, pack
 
 
 def test_bench_measures_what_it_says(tmp_path, monkeypatch):
@@ -21,23 +20,6 @@ def test_bench_measures_what_it_says(tmp_path, monkeypatch):
     assert rows[32, 2.0]["cache MB"] == 32 * rows[1, 1.0]["cache MB"] > 0
     assert rows[32, 2.0]["real-time factor"] < rows[1, 2.0]["real-time factor"]          # a batch shares the weights
     assert all(speed > 0 for speed in found["autoencoders"].values())
-
-
-@pytest.mark.parametrize("width, expected", [(16, 1), (10 ** 5, 2)])
-def test_threads_come_back(width, expected):
-    """Few threads while a patch is made, and as many as before between patches, of two that take turns as well."""
-    before = torch.get_num_threads()
-    def counts(talker, text):
-        yield torch.get_num_threads()
-        yield torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        talker = types.SimpleNamespace(task=types.SimpleNamespace(embedding_dim=width))
-        first, second = (in_few_threads(counts)(talker, ["a text"]) for _ in range(2))
-        for used in zip(first, second):
-            assert used == (expected, expected) and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(not PACKS, reason="weights are packed on x86 with oneDNN alone")
