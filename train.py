@@ -7,7 +7,7 @@ Stages, each through the one loop in `fit`, each with a checkpoint in the run's 
     audio     AudioVAE, and its reader of text   } side by side, in processes
     motion    MotionAutoencoder                  } of their own                   audio.pt  motion.pt
     latents   every clip of the corpus, encoded once                              latents/
-    talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt, in two processes on a CPU with Linux
+    talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt
     sample    six unseen sentences by unseen talkers beside the truth             sample.mp4
 
 log.jsonl gets one line per logged step. A killed run resumes where its checkpoints stand, exactly, by the same command.
@@ -36,7 +36,7 @@ import data
 from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
 from heads import FlowHead, SeparateHeads
 from lab.muon import optimizers
-from lab.ranks import add_up, agree, in_processes, join, leave, load_optimizer, plainly, rank, spread, wait, whole, world
+from lab.ranks import add_up, agree, in_processes, join, load_optimizer, plainly, rank, spread, wait, whole, world
 from lab.settings import check_settings, open_run, parse_crop, read_settings
 from model import Backbone, Modality, Talker, initialise
 
@@ -474,8 +474,7 @@ def main() -> None:
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     wait()
     run_stages(("speaker",), config)
-    halves = pick_device().type == "cpu" and cores() > 1 and world() == 1     # small networks keep two cores busy better side by side
-    if halves:
+    if pick_device().type == "cpu" and cores() > 1 and world() == 1:         # small networks keep two cores busy better side by side
         in_processes([(plainly, run_stages, (stage,), config, cores() // 2, line) for line, stage in enumerate(("audio", "motion"))])
         print("\n\n", end="")
     else:
@@ -483,10 +482,7 @@ def main() -> None:
     if rank() == 0:
         encode_latents(config, source)
     wait()
-    if halves and sys.platform == "linux" and config.talker_batch % math.lcm(config.accumulate, 2) == 0:
-        in_processes([(plainly, run_stages, ("talker",), config, cores() // 2)] * 2, group=True)
-    else:
-        run_stages(("talker",), config)
+    run_stages(("talker",), config)
     if rank() > 0:
         return
     from lab.sheet import write_grid      # here, since it and sample.py stand above this file and import it

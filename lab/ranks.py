@@ -8,7 +8,6 @@ import contextlib
 import datetime
 import multiprocessing
 import os
-import socket
 import sys
 import threading
 from pathlib import Path
@@ -61,26 +60,16 @@ def plainly(function, *arguments) -> None:
         sys.exit("\nstopped; the same command resumes from the last checkpoints")
 
 
-def in_processes(calls: list[tuple], group=False) -> None:
-    """Run each call (function, *arguments) in a new process and wait for all. group: they are the ranks of one group on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def in_processes(calls: list[tuple]) -> None:
+    """Run each call (function, *arguments) in a new process and wait for all."""
     spawn = multiprocessing.get_context("spawn")
-    places = [dict(RANK=i, WORLD_SIZE=len(calls), MASTER_ADDR="127.0.0.1", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo") if group else {}
-              for i in range(len(calls))]
-    workers = [spawn.Process(target=at_place, args=(place, *call)) for place, call in zip(places, calls)]
+    workers = [spawn.Process(target=function, args=arguments) for function, *arguments in calls]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
     if any(worker.exitcode for worker in workers):
         raise RuntimeError("a process did not finish; its error is above. The same command resumes from the checkpoints")
-
-
-def at_place(place: dict, function: Callable, *arguments) -> None:
-    os.environ.update({k: str(v) for k, v in place.items()})
-    function(*arguments)
 
 
 def wait() -> None:
