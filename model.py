@@ -193,7 +193,8 @@ class Block(nn.Module):
 
 class Blocks(nn.ModuleList):
     def forward(self, x: Tensor, tables, wanted: slice, caches: list[KeyValues] | None = None, **options) -> Tensor:
-        """A stack of blocks: x (B, L, D) -> the wanted tokens of the last one; it computes no others."""
+        """A stack of blocks: x (B, L, D) -> the wanted tokens of the last one, which computes no others.
+        What is sampled on a CPU goes through lab/joint.py's Stack instead, which computes the same."""
         for i, block in enumerate(self):
             x = block(x, tables, cache=caches[i] if caches else None, wanted=wanted if i == len(self) - 1 else None, **options)
         return x

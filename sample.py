@@ -400,6 +400,8 @@ def main() -> None:
         models = load_models(Models, a.released, a.speaker, a.wavlm)
     else:
         models = Models(a.ckpt)
+    if a.compile and models.device.type == "cpu":
+        raise ValueError("--compile is for a GPU: a CPU gains nothing by it. Leave it out")
     if a.compile:
         compile_heads(models.talker)
     c = models.config

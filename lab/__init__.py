@@ -1,0 +1,1 @@
+import lab.machine                        # before torch, whatever part of lab is asked for

@@ -172,7 +172,7 @@ def bench_autoencoders(config, device) -> dict:
 
 
 def bench_growth(config, device, dtype) -> dict[str, list]:
-    """Milliseconds per patch of sampling, guidance 2, against seconds of clip, batch and width; wide weights as sample.py has them."""
+    """Milliseconds per patch of sampling, guidance 2, against seconds of clip, batch and width; the talker as sample.py has it."""
     def per_patch(c, batch: int, patches: int) -> float:
         talker = train.build("talker", c).to(device).eval()
         for_sampling(talker, dtype)
@@ -237,7 +237,7 @@ def their_batch(theirs, config, batch: dict) -> dict:
                 speech_span=torch.stack((letters, letters + patches), 1), motion=batch["latents"]["motion"], task_tag=torch.ones_like(letters))
 
 
-def bench_released(path: Path, config, device, dtype, compiled: bool) -> list[dict]:
+def bench_released(path: Path, config, device, dtype) -> list[dict]:
     """Training step and generation of both, same sizes and weights. ValueError if they don't compute the same."""
     theirs, ours = released_talker(path, config)
     batch = batch_of(config, device, config.talker_batch)
@@ -264,8 +264,6 @@ def bench_released(path: Path, config, device, dtype, compiled: bool) -> list[di
     x = {n: v[:1] for n, v in batch["conditions"].items()}
     kinds = {kind: copy.deepcopy(ours) for kind in dict.fromkeys((torch.float32, dtype))}
     wide = [for_sampling(talker, kind) for kind, talker in kinds.items()][0]
-    if compiled:
-        compile_heads(kinds[torch.float32])
     def run_ours(kind=torch.float32):
         noise = lambda shape: torch.randn(shape[0], shape[2], shape[1]).mT
         return torch.cat([p["motion"] for p, _ in kinds[kind].generate(batch["text"][:1], torch.ones_like(batch["text"][:1], dtype=torch.bool), x, noise, patches,
@@ -323,7 +321,7 @@ def main() -> None:
                         "--released alone: `python -m lab.bench none --released PATH`")
     parser.add_argument("--released", type=Path, help="a checkout of the released code")
     parser.add_argument("--medium", action="store_true", help="the widths of `paper` with fewer layers, instead of `small`")
-    parser.add_argument("--compile", action="store_true", help="sample as sample.py --compile does, which a CPU gains nothing by (not what grows)")
+    parser.add_argument("--compile", action="store_true", help="part `sample` as sample.py --compile does, on a GPU")
     parser.add_argument("--plot", type=Path, help="draw the growth here")
     parser.add_argument("--json", type=Path, help="also write the numbers here")
     a, fields = parser.parse_known_args()
@@ -334,6 +332,8 @@ def main() -> None:
     print(f"{name}, torch {torch.__version__}, {dtype}; preset {config.config}" + (", widths of paper" if a.medium else ""))
     if a.released and device.type != "cpu":
         parser.error("--released compares on the CPU: run it with CUDA_VISIBLE_DEVICES= before the command")
+    if a.compile and device.type == "cpu":
+        parser.error("--compile is for a GPU: a CPU gains nothing by it")
     for part in a.parts:
         if part not in ("peak", "train", "sample", "autoencoders", "growth", "none"):
             parser.error(f"there is no part '{part}' (fields are given as --name=value)")
@@ -358,7 +358,7 @@ def main() -> None:
     if a.released:
         found["released"] = bench_released(a.released, train.dataclasses.replace(config, head_width=config.width, speaker_size=256, timbre=0, introduce=0, regression=0.0,
                                                                               repeats=max(1.0, config.repeats)),
-                                           device, dtype, a.compile)
+                                           device, dtype)
         print(f"\nbeside the released code (heads as wide as the backbone, the only way it has)\n{table(found['released'])}")
     print(f"\nlargest memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB")
     if a.json:

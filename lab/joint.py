@@ -7,6 +7,7 @@ all heads, one head's after the other's, and only a product has to know whose th
 Axis letters: K stacks of the same sizes, R rows of each, M = K R, L tokens, W width, H heads, H' of keys; B batch, P frames per patch, d latent width.
 """
 import copy
+import sys
 from types import SimpleNamespace
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from heads import FlowHead, SeparateHeads
 from lab.by_hand import gated
 from lab.machine import PackedLinear, pack
-from model import Blocks, HeadInput, RMSNorm, attention, rotate
+from model import Attention, Block, Blocks, HeadInput, RMSNorm, SwiGLU, attention, rotary_tables, rotate
 
 
 class Product:
@@ -25,12 +26,12 @@ class Product:
     Missing inputs and outputs of a narrower one count as zeros."""
 
     def __init__(self, layers: list[nn.Linear | PackedLinear]):
-        self.layers = layers if isinstance(layers[0], PackedLinear) else None
+        inputs, self.outputs = (max(getattr(layer, side) for layer in layers) for side in ("in_features", "out_features"))
+        self.layers = layers if any(isinstance(layer, PackedLinear) for layer in layers) else None
         if self.layers is None:
-            inputs, outputs = (max(getattr(layer, side) for layer in layers) for side in ("in_features", "out_features"))
-            pad = lambda x: F.pad(x, (0, outputs - x.shape[1], 0, inputs - len(x)))
+            pad = lambda x: F.pad(x, (0, self.outputs - x.shape[1], 0, inputs - len(x)))
             self.weight = torch.stack([pad(layer.weight.T) for layer in layers])                                     # (K, in, out)
-            self.bias = None if layers[0].bias is None else torch.stack([F.pad(l.bias, (0, outputs - len(l.bias)))[None] for l in layers])   # (K, 1, out)
+            self.bias = None if layers[0].bias is None else torch.stack([F.pad(l.bias, (0, self.outputs - len(l.bias)))[None] for l in layers])   # (K, 1, out)
 
     def of(self, k: int) -> "Product":
         one = copy.copy(self)
@@ -42,16 +43,17 @@ class Product:
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         if self.layers is not None:
-            y = self.layers[0](x) if len(self.layers) == 1 else torch.cat([layer(rows) for layer, rows in zip(self.layers, x.chunk(len(self.layers)))])
+            y = torch.cat([F.pad(layer(rows[..., :layer.in_features]), (0, self.outputs - layer.out_features))
+                           for layer, rows in zip(self.layers, x.chunk(len(self.layers)))]) if len(self.layers) > 1 else self.layers[0](x)
             return y if onto is None else y.add_(onto)
         rows = x.reshape(len(self.weight), -1, x.shape[-1])                              # (K, rows, in)
-        onto = self.bias if onto is None else onto                                       # no Linear here has both
+        onto = self.bias if onto is None else onto if self.bias is None else onto + self.bias
         y = torch.bmm(rows, self.weight) if onto is None else torch.baddbmm(onto, rows, self.weight)
         return y.view(*x.shape[:-1], -1)
 
 
 class Norm:
-    """RMSNorm in four operations, where torch's own takes seven: x (..., W), weights that multiply it -> the same."""
+    """RMSNorm of x (..., W) in four operations, where torch's own takes seven. weight: what then multiplies x, (K, 1, W) or (H + H', 1, head_dim)."""
 
     def __init__(self, weight: Tensor, eps: float):
         width = weight.shape[-1]
@@ -71,7 +73,7 @@ def joint_norm(norms: list[RMSNorm]) -> Norm:
 
 
 class Stack(nn.Module):
-    """K Blocks of the same sizes, as one."""
+    """K Blocks of the same sizes, as one, for sampling alone: it can't be moved, saved or trained."""
 
     @torch.no_grad()
     def __init__(self, stacks: list[Blocks]):
@@ -116,13 +118,27 @@ class Stack(nn.Module):
         return y.view(M, -1, W)
 
 
+def once(clock):
+    """FlowHead.clock, which says the same for every patch."""
+    found = {}
+    def remembered(t: Tensor) -> Tensor:
+        key = tuple(t.tolist())
+        if key not in found:
+            found.clear()
+            found[key] = clock(t)
+        return found[key]
+    return remembered
+
+
 class JointHead(FlowHead):
     """K FlowHeads in one: what changes with every step is done together, what a patch needs once is asked of each."""
 
     @torch.no_grad()
     def __init__(self, heads: list[FlowHead]):
         nn.Module.__init__(self)
-        self.heads, self.head_dim, self.clocks = nn.ModuleList(heads), heads[0].head_dim, {}
+        self.heads, self.head_dim = nn.ModuleList(heads), heads[0].head_dim
+        for head in heads:
+            head.clock = once(head.clock)
         self.noisy_in, self.input, self.out = (Product([getattr(head, name) for head in heads]) for name in ("noisy_in", "input", "out"))
         self.blocks = Stack([head.blocks for head in heads])
         norm = joint_norm([head.norm for head in heads])
@@ -132,10 +148,7 @@ class JointHead(FlowHead):
         return torch.cat([head.context(*x) for head, *x in zip(self.heads, history, condition)])
 
     def moments(self, t: Tensor, hidden: Tensor) -> Tensor:                              # (steps, M, W)
-        key = tuple(t.tolist())
-        if key not in self.clocks:                                                       # the same for every patch
-            self.clocks = {key: [head.clock(t)[:, None] for head in self.heads]}
-        return torch.cat([head.input(x + clock) for head, clock, x in zip(self.heads, self.clocks[key], hidden.chunk(len(self.heads)))], 1)
+        return torch.cat([head.moments(t, x) for head, x in zip(self.heads, hidden.chunk(len(self.heads)))], 1)
 
 
 class JointHeads(nn.Module):
@@ -148,7 +161,7 @@ class JointHeads(nn.Module):
             head.blocks = self.joint.blocks.of(k)
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
-        if len(inputs) < len(self.separate):                                             # a stream is given, or not there yet
+        if list(inputs) != list(self.separate):                                          # a stream is given, or not there yet
             return self.separate.sample(inputs, noise, **sampling)
         given, widths = list(inputs.values()), [x.history.shape[-1] for x in inputs.values()]
         z = [F.pad(noise(tuple(x.history[:, 0].shape)), (0, max(widths) - d)) for x, d in zip(given, widths)]       # each (B, P, most d)
@@ -157,16 +170,34 @@ class JointHeads(nn.Module):
         return {name: part[:, None, :, :d] for name, part, d in zip(inputs, made.chunk(len(given)), widths)}
 
 
+@torch.inference_mode()
+def differ(blocks: Blocks, exact: bool) -> bool:
+    """Whether the blocks compute something else: a fork may have changed model.py, and what it samples must be what it trained."""
+    if not all(type(block) is Block and type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in blocks):
+        return True
+    stack = Stack([blocks])
+    x = torch.randn(2, 6, blocks[0].norm1.weight.numel(), generator=torch.Generator().manual_seed(0))
+    tables = rotary_tables(6, stack.head_dim, 1e4)
+    here, there = (f(x, tables, slice(-3, None), causal=True) for f in (stack, blocks))
+    return bool((here - there).abs().max() > (1e-4 if exact else .05) * there.abs().max())
+
+
 def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
-    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; stacks are written out, alike heads are one."""
+    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; Blocks become Stacks, and
+    heads of the same sizes one JointHead."""
     if next(talker.parameters()).device.type != "cpu":
         return False
-    heads = talker.heads
-    alike = isinstance(heads, SeparateHeads) and len({str([p.shape for p in head.blocks.parameters()]) for head in heads.values()}) == 1
+    heads = list(talker.heads.values()) if type(talker.heads) is SeparateHeads else []
+    sizes = {str([type(head), head.head_dim, [(name, p.shape) for name, p in head.blocks.named_parameters()]]) for head in heads if type(head) is FlowHead}
+    alike = len(sizes) == 1 and all(type(head) is FlowHead for head in heads) and "q_norm" not in str(sizes)      # asked before packing, which leaves no parameters
     packed = pack(talker, dtype)
+    stacks = [module for module in talker.modules() if isinstance(getattr(module, "blocks", None), Blocks)]
+    if any(differ(module.blocks, dtype == torch.float32) for module in stacks):
+        print("the blocks of model.py compute something else than lab/joint.py, which samples fast: sampling as model.py does", file=sys.stderr)
+        return packed
     if alike:
-        talker.heads = JointHeads(heads)
-    for module in talker.modules():
-        if isinstance(getattr(module, "blocks", None), Blocks):
+        talker.heads = JointHeads(talker.heads)
+    for module in stacks:
+        if isinstance(module.blocks, Blocks):
             module.blocks = Stack([module.blocks])
     return packed

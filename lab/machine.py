@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")      # how long threads wait awake: too short, and waking them costs more than they do; too long, and they starve others
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")      # turns for which a thread waits awake: at 1000, waking it cost more than it did; for ever, it starves others
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")      # a kernel per size of a product: a run has more than the usual 1024
 
 import torch
@@ -89,8 +89,8 @@ def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
 
 
 def compile_heads(talker: torch.nn.Module) -> None:
-    """Before sampling: a head's small operations become a few kernels (torch.compile), which a GPU replays as one CUDA graph. The first
-    patch of a batch size then waits for the compiler. A CPU has no use for it: a patch of `small` took 11 ms so and 10 without."""
+    """Before sampling on a GPU: a head's small operations become a few kernels (torch.compile), which are replayed as one CUDA graph. The
+    first patch of a batch size waits for the compiler. A CPU gains nothing: a patch of `small` took 11 ms so and 10 without (lab/joint.py)."""
     warnings.filterwarnings("ignore", message=".*lru_cache.*")             # the tables of rotary positions: a constant of the kernels
     for head in [m for m in talker.heads.modules() if hasattr(m, "velocity")]:
         head.velocity = torch.compile(head.velocity, dynamic=False, mode="reduce-overhead" if next(head.parameters()).is_cuda else None)

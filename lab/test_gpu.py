@@ -8,7 +8,6 @@ import torch
 
 import train
 from lab.bench import batch_of
-from lab.joint import for_sampling
 from lab.machine import compile_heads, to_device
 from model import attention
 
@@ -39,7 +38,6 @@ def test_compiled_heads_sample_the_same(device):
     """With the compiler's kernels, and on a GPU with the CUDA graph that replays them."""
     talker, x = tiny(device)
     compiled = copy.deepcopy(talker)
-    for_sampling(compiled, torch.float32)
     compile_heads(compiled)
     expected = sample(talker, x)
     assert expected.abs().max() > .1
