@@ -41,7 +41,7 @@ class FlowHead(nn.Module):
         self.condition_in = nn.Linear(condition, hidden)
         self.time, self.step = (nn.Sequential(nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, hidden)) for _ in range(2))
         self.input = nn.Linear(hidden, width)
-        self.blocks, self.head_dim = Blocks(Block(width, heads) for _ in range(layers)), width // heads
+        self.blocks = Blocks(Block(width, heads) for _ in range(layers))
         self.norm, self.out = RMSNorm(width), zero_init(nn.Linear(width, latent))
         self.drop_hidden, self.drop_history = drop_hidden, drop_history
 
@@ -62,7 +62,7 @@ class FlowHead(nn.Module):
     def velocity(self, x: Tensor, now: Tensor, context: Tensor) -> Tensor:
         """x (M, P, d) noisy, now (M, width) the token of hidden state and flow time, context (M, 1 + P, width) -> velocity (M, P, d)."""
         y = torch.cat((now[:, None], context, self.input(self.noisy_in(x))), 1)          # (M, 2 + 2 P, width)
-        tables = rotary_tables(y.shape[1], self.head_dim, 1e4, y.device)
+        tables = rotary_tables(y.shape[1], self.blocks.head_dim, 1e4, y.device)
         y = self.blocks(y, tables, slice(-x.shape[1], None))                             # (M, P, width) the noisy frames alone
         return self.out(self.norm(y))
 

@@ -192,6 +192,8 @@ class Block(nn.Module):
 
 
 class Blocks(nn.ModuleList):
+    head_dim = property(lambda self: self[0].attention.head_dim)
+
     def forward(self, x: Tensor, tables, wanted: slice, caches: list[KeyValues] | None = None, **options) -> Tensor:
         """A stack of blocks: x (B, L, D) -> the wanted tokens of the last one, which computes no others.
         What is sampled on a CPU goes through lab/joint.py's Stack instead, which computes the same."""
@@ -232,7 +234,7 @@ class PatchEncoder(nn.Module):
         self.project = nn.Linear(latent, width)
         self.input = nn.Linear(width, width)
         self.cls = nn.Parameter(torch.randn(width))
-        self.blocks, self.head_dim = Blocks(Block(width, heads) for _ in range(layers)), width // heads
+        self.blocks = Blocks(Block(width, heads) for _ in range(layers))
         self.norm = RMSNorm(width)
 
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
@@ -247,7 +249,7 @@ class PatchEncoder(nn.Module):
         batch = x.shape[0]
         x = self.input(rearrange(x, "B N P D -> (B N) P D"))                             # (B N, P, D)
         x = torch.cat((self.cls.to(x.dtype).expand(x.shape[0], 1, -1), x), 1)            # (B N, 1 + P, D)
-        tables = rotary_tables(x.shape[1], self.head_dim, 1e4, x.device)
+        tables = rotary_tables(x.shape[1], self.blocks.head_dim, 1e4, x.device)
         x = self.blocks(x, tables, slice(0, 1))                                          # (B N, 1, D) the CLS token alone
         return rearrange(self.norm(x), "(B N) 1 D -> B N D", B=batch)                    # (B, N, D)
 

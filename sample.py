@@ -364,6 +364,7 @@ def parse() -> argparse.Namespace:
     complain(a.n < 1 or a.n > 1 and (a.texts or a.roundtrip or a.stream), "--n is a number of samples of one text, from 1 on, without --stream")
     complain(a.stream and (a.texts or a.roundtrip), "--stream goes with one sample")
     complain(a.steps is not None and a.steps < 2, f"--steps must be at least 2, not {a.steps}: the first does not move")
+    complain(a.compile and pick_device().type == "cpu", "--compile is for a GPU: a CPU gains nothing by it")
     complain(a.ckpt and (a.speaker or a.wavlm), "--speaker and --wavlm go with --released; a run's own speaker encoder listens to a clip")
     complain(a.released and not a.roundtrip and not (a.speaker or a.wavlm), "--released needs a voice: --speaker FILE, or --wavlm CHECKPOINT "
              "to take that of --ref or --voice")
@@ -400,8 +401,6 @@ def main() -> None:
         models = load_models(Models, a.released, a.speaker, a.wavlm)
     else:
         models = Models(a.ckpt)
-    if a.compile and models.device.type == "cpu":
-        raise ValueError("--compile is for a GPU: a CPU gains nothing by it. Leave it out")
     if a.compile:
         compile_heads(models.talker)
     c = models.config

@@ -6,7 +6,7 @@ all heads, one head's after the other's, and only a product has to know whose th
 
 Axis letters: K stacks of the same sizes, R rows of each, M = K R, L tokens, W width, H heads, H' of keys; B batch, P frames per patch, d latent width.
 """
-import copy
+import functools
 import sys
 from types import SimpleNamespace
 
@@ -21,6 +21,11 @@ from lab.machine import PackedLinear, pack
 from model import Attention, Block, Blocks, HeadInput, RMSNorm, SwiGLU, attention, rotary_tables, rotate
 
 
+def widen(x: Tensor, width: int) -> Tensor:
+    """Zeros behind, where x (..., less) is narrower."""
+    return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
+
+
 class Product:
     """The Linears of K stacks that have the same place: x (M, ..., in) or (K, rows, in) -> (..., out), added to `onto` where given.
     Missing inputs and outputs of a narrower one count as zeros."""
@@ -31,20 +36,12 @@ class Product:
         if self.layers is None:
             pad = lambda x: F.pad(x, (0, self.outputs - x.shape[1], 0, inputs - len(x)))
             self.weight = torch.stack([pad(layer.weight.T) for layer in layers])                                     # (K, in, out)
-            self.bias = None if layers[0].bias is None else torch.stack([F.pad(l.bias, (0, self.outputs - len(l.bias)))[None] for l in layers])   # (K, 1, out)
-
-    def of(self, k: int) -> "Product":
-        one = copy.copy(self)
-        if self.layers is not None:
-            one.layers = self.layers[k:k + 1]
-        else:
-            one.weight, one.bias = self.weight[k:k + 1], None if self.bias is None else self.bias[k:k + 1]
-        return one
+            self.bias = None if layers[0].bias is None else torch.stack([widen(l.bias, self.outputs)[None] for l in layers])            # (K, 1, out)
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         if self.layers is not None:
-            y = torch.cat([F.pad(layer(rows[..., :layer.in_features]), (0, self.outputs - layer.out_features))
-                           for layer, rows in zip(self.layers, x.chunk(len(self.layers)))]) if len(self.layers) > 1 else self.layers[0](x)
+            made = [widen(layer(rows[..., :layer.in_features]), self.outputs) for layer, rows in zip(self.layers, x.chunk(len(self.layers)))]
+            y = made[0] if len(made) == 1 else torch.cat(made)
             return y if onto is None else y.add_(onto)
         rows = x.reshape(len(self.weight), -1, x.shape[-1])                              # (K, rows, in)
         onto = self.bias if onto is None else onto if self.bias is None else onto + self.bias
@@ -58,11 +55,6 @@ class Norm:
     def __init__(self, weight: Tensor, eps: float):
         width = weight.shape[-1]
         self.weight, self.least = weight * width ** 0.5, torch.tensor((eps * width) ** 0.5)
-
-    def of(self, k: int) -> "Norm":
-        one = copy.copy(self)
-        one.weight = self.weight[k:k + 1]
-        return one
 
     def __call__(self, x: Tensor) -> Tensor:
         return x / torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot(self.least) * self.weight
@@ -89,12 +81,6 @@ class Stack(nn.Module):
                 of_each = [norm.weight.expand(n, 1, -1) for norm, n in ((attentions[0].q_norm, self.heads), (attentions[0].k_norm, self.kv_heads))]
                 self.parts[-1].qk_norm = Norm(torch.cat(of_each), attentions[0].q_norm.eps)                          # weight (H + H', 1, head_dim)
 
-    def of(self, k: int) -> "Stack":
-        """One of them, with the same weights in memory."""
-        one = copy.copy(self)
-        one.K, one.parts = 1, [SimpleNamespace(**{name: layer.of(k) for name, layer in vars(part).items()}) for part in self.parts]
-        return one
-
     def __len__(self) -> int:
         return len(self.parts)
 
@@ -120,14 +106,8 @@ class Stack(nn.Module):
 
 def once(clock):
     """FlowHead.clock, which says the same for every patch."""
-    found = {}
-    def remembered(t: Tensor) -> Tensor:
-        key = tuple(t.tolist())
-        if key not in found:
-            found.clear()
-            found[key] = clock(t)
-        return found[key]
-    return remembered
+    remembered = functools.lru_cache(1)(lambda times: clock(torch.tensor(times)))
+    return lambda t: remembered(tuple(t.tolist()))
 
 
 class JointHead(FlowHead):
@@ -136,7 +116,7 @@ class JointHead(FlowHead):
     @torch.no_grad()
     def __init__(self, heads: list[FlowHead]):
         nn.Module.__init__(self)
-        self.heads, self.head_dim = nn.ModuleList(heads), heads[0].head_dim
+        self.heads = nn.ModuleList(heads)
         for head in heads:
             head.clock = once(head.clock)
         self.noisy_in, self.input, self.out = (Product([getattr(head, name) for head in heads]) for name in ("noisy_in", "input", "out"))
@@ -157,47 +137,44 @@ class JointHeads(nn.Module):
     def __init__(self, separate: SeparateHeads):
         super().__init__()
         self.separate, self.joint = separate, JointHead(list(separate.values()))
-        for k, head in enumerate(separate.values()):
-            head.blocks = self.joint.blocks.of(k)
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
         if list(inputs) != list(self.separate):                                          # a stream is given, or not there yet
             return self.separate.sample(inputs, noise, **sampling)
         given, widths = list(inputs.values()), [x.history.shape[-1] for x in inputs.values()]
-        z = [F.pad(noise(tuple(x.history[:, 0].shape)), (0, max(widths) - d)) for x, d in zip(given, widths)]       # each (B, P, most d)
+        z = [widen(noise(tuple(x.history[:, 0].shape)), max(widths)) for x in given]     # each (B, P, most d)
         made = self.joint.sample(torch.cat(z), torch.cat([x.hidden[:, 0] for x in given]), [x.history[:, 0] for x in given],
                                  [x.condition for x in given], **sampling)               # (K B, P, most d)
         return {name: part[:, None, :, :d] for name, part, d in zip(inputs, made.chunk(len(given)), widths)}
 
 
-@torch.inference_mode()
-def differ(blocks: Blocks, exact: bool) -> bool:
-    """Whether the blocks compute something else: a fork may have changed model.py, and what it samples must be what it trained."""
+def written_out(blocks: Blocks, exact: bool) -> Stack | None:
+    """The Stack of blocks; None if they compute something else: a fork may have changed model.py, and what it samples must be what it trained."""
     if not all(type(block) is Block and type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in blocks):
-        return True
-    stack = Stack([blocks])
+        return None
+    stack, tables = Stack([blocks]), rotary_tables(6, blocks.head_dim, 1e4)
     x = torch.randn(2, 6, blocks[0].norm1.weight.numel(), generator=torch.Generator().manual_seed(0))
-    tables = rotary_tables(6, stack.head_dim, 1e4)
-    here, there = (f(x, tables, slice(-3, None), causal=True) for f in (stack, blocks))
-    return bool((here - there).abs().max() > (1e-4 if exact else .05) * there.abs().max())
+    with torch.inference_mode():
+        here, there = (f(x, tables, slice(-3, None), causal=True) for f in (stack, blocks))
+        return None if (here - there).abs().max() > (1e-4 if exact else .05) * there.abs().max() else stack
 
 
 def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
-    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; Blocks become Stacks, and
-    heads of the same sizes one JointHead."""
+    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; Blocks become Stacks, and heads of the
+    same sizes one JointHead. What is not packed of the heads is then held twice, for when one of them samples alone."""
     if next(talker.parameters()).device.type != "cpu":
         return False
     heads = list(talker.heads.values()) if type(talker.heads) is SeparateHeads else []
-    sizes = {str([type(head), head.head_dim, [(name, p.shape) for name, p in head.blocks.named_parameters()]]) for head in heads if type(head) is FlowHead}
-    alike = len(sizes) == 1 and all(type(head) is FlowHead for head in heads) and "q_norm" not in str(sizes)      # asked before packing, which leaves no parameters
+    alike = (all(type(head) is FlowHead and not head.blocks[0].attention.qk_norm for head in heads)
+             and len({(head.blocks.head_dim, str(head.blocks)) for head in heads}) == 1)         # asked before packing, after which no sizes are told
     packed = pack(talker, dtype)
-    stacks = [module for module in talker.modules() if isinstance(getattr(module, "blocks", None), Blocks)]
-    if any(differ(module.blocks, dtype == torch.float32) for module in stacks):
+    owners = [module for module in talker.modules() if isinstance(getattr(module, "blocks", None), Blocks)]
+    stacks = [written_out(module.blocks, dtype == torch.float32) for module in owners]
+    if None in stacks:
         print("the blocks of model.py compute something else than lab/joint.py, which samples fast: sampling as model.py does", file=sys.stderr)
         return packed
     if alike:
         talker.heads = JointHeads(talker.heads)
-    for module in stacks:
-        if isinstance(module.blocks, Blocks):
-            module.blocks = Stack([module.blocks])
+    for module, stack in zip(owners, stacks):
+        module.blocks = stack
     return packed
