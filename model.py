@@ -105,7 +105,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
         below = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
         mask = below if mask is None else mask & below
     if fused:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None, enable_gqa=k.shape[1] != q.shape[1])
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None, enable_gqa=bool(k.shape[1] != q.shape[1]))
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     score = (q * q.shape[-1] ** -0.5) @ k.mT
@@ -254,6 +254,12 @@ class PatchEncoder(nn.Module):
         return rearrange(self.norm(x), "(B N) 1 D -> B N D", B=batch)                    # (B, N, D)
 
 
+class PatchEncoders(nn.ModuleDict):
+    def forward(self, patches: dict[str, Tensor]) -> list[Tensor]:
+        """name -> latents (B, N, P, d), of the streams that there are -> the tokens (B, N, D) of each."""
+        return [self[name](x) for name, x in patches.items()]
+
+
 class StopPredictor(nn.Module):
     """Hidden states (..., D) -> logit that the patch they predict is the last one (...)."""
 
@@ -308,7 +314,7 @@ class Talker(nn.Module):
         self.task = nn.Embedding(2, width)
         self.introduce = nn.Linear(modalities[self.leader].condition, width) if introduce else None
         self.no_video = nn.Parameter(torch.zeros(width))    # stands in for the motion token in speech-only samples
-        self.encoders = nn.ModuleDict({name: PatchEncoder(m.latent, width, patch_layers, patch_heads) for name, m in modalities.items()})
+        self.encoders = PatchEncoders({name: PatchEncoder(m.latent, width, patch_layers, patch_heads) for name, m in modalities.items()})
         self.backbone, self.heads, self.stop = backbone, heads, StopPredictor(width)
         self.register_buffer("longest", torch.tensor(187))  # patches of the longest sample it learned from (30 s in the paper)
         # Not in the paper: a plain regression of the next clean patch. Flow matching alone teaches a small backbone to
@@ -412,7 +418,7 @@ class Talker(nn.Module):
             patches = self.heads.sample(inputs, noise, **sampling) | known               # name -> (B, 1, P, d)
             yield {n: p[:, 0] for n, p in patches.items()}, finished
             history.update(patches)
-            token = sum(self.encoders[n](p) for n, p in patches.items())                 # (B, 1, D)
+            token = sum(self.encoders(patches))                                          # (B, 1, D)
             token = token if paired else token + (len(self.modalities) - 1) * self.no_video
             seen = None if padding is None else padding[:, :cache[0].length + 1]
             hidden = self.backbone(token, seen, cache)

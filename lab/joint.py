@@ -8,6 +8,7 @@ Axis letters: K stacks of the same sizes, R rows of each, M = K R, L tokens, W w
 """
 import functools
 import sys
+import warnings
 from types import SimpleNamespace
 
 import torch
@@ -18,7 +19,10 @@ from torch import Tensor
 from heads import FlowHead, SeparateHeads
 from lab.by_hand import gated
 from lab.machine import PackedLinear, pack
-from model import Attention, Block, Blocks, HeadInput, RMSNorm, SwiGLU, attention, rotary_tables, rotate
+from model import Attention, Block, Blocks, HeadInput, PatchEncoder, PatchEncoders, RMSNorm, SwiGLU, attention, rotary_tables, rotate
+
+
+TRACES = sys.version_info < (3, 14)               # from there on PyTorch no longer promises that torch.jit.trace works
 
 
 def widen(x: Tensor, width: int) -> Tensor:
@@ -44,8 +48,10 @@ class Product:
             y = made[0] if len(made) == 1 else torch.cat(made)
             return y if onto is None else y.add_(onto)
         rows = x.reshape(len(self.weight), -1, x.shape[-1])                              # (K, rows, in)
-        onto = self.bias if onto is None else onto if self.bias is None else onto + self.bias
-        y = torch.bmm(rows, self.weight) if onto is None else torch.baddbmm(onto, rows, self.weight)
+        if onto is not None:
+            y = onto.baddbmm_(rows, self.weight)
+        else:
+            y = torch.bmm(rows, self.weight) if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
         return y.view(*x.shape[:-1], -1)
 
 
@@ -64,6 +70,11 @@ def joint_norm(norms: list[RMSNorm]) -> Norm:
     return Norm(torch.stack([norm.weight for norm in norms])[:, None], norms[0].eps)     # weight (K, 1, W)
 
 
+def rowwise(norm: Norm):
+    """norm for x (M, ..., W), whose rows are those of one stack after the other's."""
+    return lambda x: norm(x.view(len(norm.weight), -1, x.shape[-1])).view(x.shape)
+
+
 class Stack(nn.Module):
     """K Blocks of the same sizes, as one, for sampling alone: it can't be moved, saved or trained."""
 
@@ -71,7 +82,8 @@ class Stack(nn.Module):
     def __init__(self, stacks: list[Blocks]):
         super().__init__()
         first = stacks[0][0].attention
-        self.K, self.heads, self.kv_heads, self.head_dim, self.parts = len(stacks), first.heads, first.kv_heads, first.head_dim, []
+        self.K, self.heads, self.kv_heads, self.head_dim = len(stacks), first.heads, first.kv_heads, first.head_dim
+        self.parts, self.traces = [], {}
         for blocks in zip(*stacks):
             attentions, mlps = [b.attention for b in blocks], [b.mlp for b in blocks]
             self.parts.append(SimpleNamespace(
@@ -81,13 +93,27 @@ class Stack(nn.Module):
                 of_each = [norm.weight.expand(n, 1, -1) for norm, n in ((attentions[0].q_norm, self.heads), (attentions[0].k_norm, self.kv_heads))]
                 self.parts[-1].qk_norm = Norm(torch.cat(of_each), attentions[0].q_norm.eps)                          # weight (H + H', 1, head_dim)
 
+        products = [p for part in self.parts for p in vars(part).values() if isinstance(p, Product)]
+        self.traceable = TRACES and all(p.layers is None for p in products)                 # packed weights can't be constants of a trace
+
     def __len__(self) -> int:
         return len(self.parts)
 
     def forward(self, x: Tensor, tables, wanted: slice, caches=None, causal=False, valid: Tensor | None = None) -> Tensor:
         """What Blocks.forward computes: x (M, L, W) -> the wanted tokens of the last block."""
+        if caches or causal or valid is not None or not self.traceable:
+            return self.compute(x, tables, wanted, caches, causal, valid)
+        key = (x.shape, wanted.start, wanted.stop)
+        if key not in self.traces:
+            with warnings.catch_warnings():       # of the tracer: sizes become constants, as they should
+                warnings.simplefilter("ignore")
+                self.traces[key] = torch.jit.trace(lambda x, *tables: self.compute(x, tables, wanted), (x, *tables), check_trace=False)
+        with torch.jit.optimized_execution(False):            # its optimizer takes longer than it saves
+            return self.traces[key](x, *tables)
+
+    def compute(self, x: Tensor, tables, wanted: slice, caches=None, causal=False, valid: Tensor | None = None) -> Tensor:
         M, L, W = x.shape
-        y = x.reshape(self.K, -1, W)                                                     # (K, R L, W)
+        y = x.reshape(self.K, -1, W).clone()                                             # (K, R L, W) to be added to in place
         for i, part in enumerate(self.parts):
             qkv = part.qkv(part.norm1(y)).view(M, L, -1, self.head_dim).transpose(1, 2)  # (M, H + 2 H', L, head_dim)
             qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
@@ -120,15 +146,40 @@ class JointHead(FlowHead):
         for head in heads:
             head.clock = once(head.clock)
         self.noisy_in, self.input, self.out = (Product([getattr(head, name) for head in heads]) for name in ("noisy_in", "input", "out"))
-        self.blocks = Stack([head.blocks for head in heads])
-        norm = joint_norm([head.norm for head in heads])
-        self.norm = lambda x: norm(x.view(len(heads), -1, x.shape[-1])).view(x.shape)
+        self.blocks, self.norm = Stack([head.blocks for head in heads]), rowwise(joint_norm([head.norm for head in heads]))
 
     def context(self, history: list[Tensor], condition: list[Tensor]) -> Tensor:         # (M, 1 + P, W)
         return torch.cat([head.context(*x) for head, *x in zip(self.heads, history, condition)])
 
     def moments(self, t: Tensor, hidden: Tensor) -> Tensor:                              # (steps, M, W)
         return torch.cat([head.moments(t, x) for head, x in zip(self.heads, hidden.chunk(len(self.heads)))], 1)
+
+
+class JointEncoder(PatchEncoder):
+    """K PatchEncoders in one; project, pool and norm as they are."""
+
+    @torch.no_grad()
+    def __init__(self, encoders: list[PatchEncoder]):
+        nn.Module.__init__(self)
+        self.project, self.input = (Product([getattr(e, name) for e in encoders]) for name in ("project", "input"))
+        self.blocks, self.norm = Stack([e.blocks for e in encoders]), rowwise(joint_norm([e.norm for e in encoders]))
+        self.starts = torch.stack([e.cls for e in encoders])                             # (K, W)
+
+
+class JointEncoders(nn.Module):
+    """What PatchEncoders makes, for all streams at once."""
+
+    def __init__(self, separate: PatchEncoders):
+        super().__init__()
+        self.separate, self.joint = separate, JointEncoder(list(separate.values()))
+
+    def forward(self, patches: dict[str, Tensor]) -> list[Tensor]:
+        if list(patches) != list(self.separate):
+            return self.separate(patches)
+        given, joint = list(patches.values()), self.joint
+        x = torch.cat([widen(x, max(x.shape[-1] for x in given)) for x in given])        # (K B, 1, P, most d)
+        joint.cls = joint.starts.repeat_interleave(len(given[0]), 0)[:, None]            # (K B, 1, W)
+        return joint(x).chunk(len(given))
 
 
 class JointHeads(nn.Module):
@@ -164,17 +215,21 @@ def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
     same sizes one JointHead. What is not packed of the heads is then held twice, for when one of them samples alone."""
     if next(talker.parameters()).device.type != "cpu":
         return False
-    heads = list(talker.heads.values()) if type(talker.heads) is SeparateHeads else []
-    alike = (all(type(head) is FlowHead and not head.blocks[0].attention.qk_norm for head in heads)
-             and len({(head.blocks.head_dim, str(head.blocks)) for head in heads}) == 1)         # asked before packing, after which no sizes are told
+    def alike(parts, whole: type, part: type) -> bool:
+        """Same sizes; asked before packing, after which none are told."""
+        return (type(parts) is whole and all(type(p) is part and not p.blocks[0].attention.qk_norm for p in parts.values())
+                and len({(p.blocks.head_dim, str(p.blocks)) for p in parts.values()}) == 1)
+    heads, encoders = alike(talker.heads, SeparateHeads, FlowHead), alike(talker.encoders, PatchEncoders, PatchEncoder)
     packed = pack(talker, dtype)
     owners = [module for module in talker.modules() if isinstance(getattr(module, "blocks", None), Blocks)]
     stacks = [written_out(module.blocks, dtype == torch.float32) for module in owners]
     if None in stacks:
         print("the blocks of model.py compute something else than lab/joint.py, which samples fast: sampling as model.py does", file=sys.stderr)
         return packed
-    if alike:
+    if heads:
         talker.heads = JointHeads(talker.heads)
+    if encoders:
+        talker.encoders = JointEncoders(talker.encoders)
     for module, stack in zip(owners, stacks):
         module.blocks = stack
     return packed
