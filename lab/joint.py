@@ -30,6 +30,11 @@ def widen(x: Tensor, width: int) -> Tensor:
     return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
 
 
+def joined(parts: list[Tensor]) -> Tensor:
+    """The rows of all, made equally wide."""
+    return torch.cat([widen(x, max(x.shape[-1] for x in parts)) for x in parts])
+
+
 class Product:
     """The Linears of K stacks that have the same place: x (M, ..., in) or (K, rows, in) -> (..., out), added to `onto` where given.
     Missing inputs and outputs of a narrower one count as zeros."""
@@ -145,14 +150,14 @@ class JointHead(FlowHead):
         self.heads = nn.ModuleList(heads)
         for head in heads:
             head.clock = once(head.clock)
-        self.noisy_in, self.input, self.out = (Product([getattr(head, name) for head in heads]) for name in ("noisy_in", "input", "out"))
+        for name in ("noisy_in", "history_in", "condition_in", "input", "out"):
+            setattr(self, name, Product([getattr(head, name) for head in heads]))
         self.blocks, self.norm = Stack([head.blocks for head in heads]), rowwise(joint_norm([head.norm for head in heads]))
 
-    def context(self, history: list[Tensor], condition: list[Tensor]) -> Tensor:         # (M, 1 + P, W)
-        return torch.cat([head.context(*x) for head, *x in zip(self.heads, history, condition)])
-
-    def moments(self, t: Tensor, hidden: Tensor) -> Tensor:                              # (steps, M, W)
-        return torch.cat([head.moments(t, x) for head, x in zip(self.heads, hidden.chunk(len(self.heads)))], 1)
+    def moments(self, t: Tensor, hidden: Tensor) -> Tensor:
+        times = torch.stack([head.clock(t) for head in self.heads])[:, None]             # (K, 1, steps, D)
+        x = hidden.view(len(times), -1, 1, hidden.shape[-1]) + times                     # (K, R, steps, D)
+        return self.input(x.flatten(0, 1)).transpose(0, 1)                               # (steps, M, W)
 
 
 class JointEncoder(PatchEncoder):
@@ -177,9 +182,8 @@ class JointEncoders(nn.Module):
         if list(patches) != list(self.separate):
             return self.separate(patches)
         given, joint = list(patches.values()), self.joint
-        x = torch.cat([widen(x, max(x.shape[-1] for x in given)) for x in given])        # (K B, 1, P, most d)
         joint.cls = joint.starts.repeat_interleave(len(given[0]), 0)[:, None]            # (K B, 1, W)
-        return joint(x).chunk(len(given))
+        return joint(joined(given)).chunk(len(given))
 
 
 class JointHeads(nn.Module):
@@ -192,11 +196,12 @@ class JointHeads(nn.Module):
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
         if list(inputs) != list(self.separate):                                          # a stream is given, or not there yet
             return self.separate.sample(inputs, noise, **sampling)
-        given, widths = list(inputs.values()), [x.history.shape[-1] for x in inputs.values()]
-        z = [widen(noise(tuple(x.history[:, 0].shape)), max(widths)) for x in given]     # each (B, P, most d)
-        made = self.joint.sample(torch.cat(z), torch.cat([x.hidden[:, 0] for x in given]), [x.history[:, 0] for x in given],
-                                 [x.condition for x in given], **sampling)               # (K B, P, most d)
-        return {name: part[:, None, :, :d] for name, part, d in zip(inputs, made.chunk(len(given)), widths)}
+        given = list(inputs.values())
+        z = joined([noise(tuple(x.history[:, 0].shape)) for x in given])                 # (K B, P, most d)
+        hidden, history, condition = (joined(x) for x in ([x.hidden[:, 0] for x in given], [x.history[:, 0] for x in given],
+                                                          [x.condition for x in given]))
+        made = self.joint.sample(z, hidden, history, condition, **sampling).chunk(len(given))
+        return {name: part[:, None, :, :x.history.shape[-1]] for (name, x), part in zip(inputs.items(), made)}
 
 
 def written_out(blocks: Blocks, exact: bool) -> Stack | None:
