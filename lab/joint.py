@@ -46,14 +46,20 @@ class Product:
             pad = lambda x: F.pad(x, (0, self.outputs - x.shape[1], 0, inputs - len(x)))
             self.weight = torch.stack([pad(layer.weight.T) for layer in layers])                                     # (K, in, out)
             self.bias = None if layers[0].bias is None else torch.stack([widen(l.bias, self.outputs)[None] for l in layers])            # (K, 1, out)
+            self.parts = 4 if len(layers) == 1 and self.bias is None and self.outputs % 4 == 0 else 1
+            if self.parts > 1:            # a product of one stack, often of one row, is cut, or a single core would read its weights
+                self.weight = torch.stack(self.weight[0].chunk(self.parts, 1))                                       # (4, in, out / 4)
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         if self.layers is not None:
             made = [widen(layer(rows[..., :layer.in_features]), self.outputs) for layer, rows in zip(self.layers, x.chunk(len(self.layers)))]
             y = made[0] if len(made) == 1 else torch.cat(made)
             return y if onto is None else y.add_(onto)
-        rows = x.reshape(len(self.weight), -1, x.shape[-1])                              # (K, rows, in)
-        if onto is not None:
+        rows = x.reshape(len(self.weight) // self.parts, -1, x.shape[-1])                # (K, rows, in)
+        if self.parts > 1:
+            y = torch.bmm(rows.expand(self.parts, -1, -1), self.weight).transpose(0, 1).reshape(1, -1, self.outputs)
+            y = y if onto is None else onto.add_(y)
+        elif onto is not None:
             y = onto.baddbmm_(rows, self.weight)
         else:
             y = torch.bmm(rows, self.weight) if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
