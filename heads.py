@@ -93,18 +93,22 @@ class FlowHead(nn.Module):
         """
         t = torch.linspace(1, 0, steps + 1, device=z.device)
         t = t + sway * (torch.cos(math.pi / 2 * t) - 1 + t)
-        context, x, guided = self.context(history, condition), z * temperature, guidance != 1
-        if guided:                        # both in one batch, rows with and without hidden state in turns
+        context, x = self.context(history, condition), z * temperature
+        if guidance != 1:                 # both in one batch, rows with and without hidden state in turns
             hidden, context = torch.stack((hidden, torch.zeros_like(hidden)), 1).flatten(0, 1), context.repeat_interleave(2, 0)
         still = max(1, int(0.04 * (steps + 1))) if zero_star else 0
         for now, step in zip(self.moments(t[still:-1], hidden), t.diff()[still:]):
-            v = self.velocity(x.repeat_interleave(2, 0) if guided else x, now, context)
-            if guided:
-                c, u = v[::2], v[1::2]
-                a = (c * u).sum((1, 2), True) / (u.square().sum((1, 2), True) + 1e-8) if zero_star else 1.0
-                v = a * u + guidance * (c - a * u)
-            x = x + step * v
+            x = self.euler(x, now, context, step, guidance, zero_star)
         return x
+
+    def euler(self, x: Tensor, now: Tensor, context: Tensor, step: Tensor, guidance: float, zero_star: bool) -> Tensor:
+        """One step of `sample`: x (M, P, d) at one time -> at the next."""
+        if guidance == 1:
+            return x + step * self.velocity(x, now, context)
+        v = self.velocity(x.repeat_interleave(2, 0), now, context)
+        c, u = v[::2], v[1::2]
+        a = (c * u).sum((1, 2), True) / (u.square().sum((1, 2), True) + 1e-8) if zero_star else 1.0
+        return x + step * (a * u + guidance * (c - a * u))
 
 
 def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,25 @@ from model import Attention, Block, Blocks, HeadInput, PatchEncoder, PatchEncode
 TRACES = sys.version_info < (3, 14)               # from there on PyTorch no longer promises that torch.jit.trace works
 
 
+class Traced:
+    """A function of tensors and numbers without its Python, but for the first call of each shape: calling an operation from Python costs
+    a small one as much again. What else it reads must stay as it is."""
+
+    def __init__(self, function):
+        self.function, self.traces = function, {}
+
+    def __call__(self, *given):
+        key = tuple(x.shape if isinstance(x, Tensor) else x for x in given)
+        if key not in self.traces:
+            tensors = [i for i, x in enumerate(given) if isinstance(x, Tensor)]
+            fill = lambda *x: self.function(*(x[tensors.index(i)] if i in tensors else given[i] for i in range(len(given))))
+            with warnings.catch_warnings():       # of the tracer: sizes become constants, as they should
+                warnings.simplefilter("ignore")
+                self.traces[key] = torch.jit.trace(fill, [given[i] for i in tensors], check_trace=False)
+        with torch.jit.optimized_execution(False):            # its optimizer takes longer than it saves
+            return self.traces[key](*(x for x in given if isinstance(x, Tensor)))
+
+
 def widen(x: Tensor, width: int) -> Tensor:
     """Zeros behind, where x (..., less) is narrower."""
     return x if x.shape[-1] == width else F.pad(x, (0, width - x.shape[-1]))
@@ -94,7 +113,7 @@ class Stack(nn.Module):
         super().__init__()
         first = stacks[0][0].attention
         self.K, self.heads, self.kv_heads, self.head_dim = len(stacks), first.heads, first.kv_heads, first.head_dim
-        self.parts, self.traces = [], {}
+        self.parts = []
         for blocks in zip(*stacks):
             attentions, mlps = [b.attention for b in blocks], [b.mlp for b in blocks]
             self.parts.append(SimpleNamespace(
@@ -104,25 +123,11 @@ class Stack(nn.Module):
                 of_each = [norm.weight.expand(n, 1, -1) for norm, n in ((attentions[0].q_norm, self.heads), (attentions[0].k_norm, self.kv_heads))]
                 self.parts[-1].qk_norm = Norm(torch.cat(of_each), attentions[0].q_norm.eps)                          # weight (H + H', 1, head_dim)
 
-        products = [p for part in self.parts for p in vars(part).values() if isinstance(p, Product)]
-        self.traceable = TRACES and all(p.layers is None for p in products)                 # packed weights can't be constants of a trace
-
     def __len__(self) -> int:
         return len(self.parts)
 
     def forward(self, x: Tensor, tables, wanted: slice, caches=None, causal=False, valid: Tensor | None = None) -> Tensor:
         """What Blocks.forward computes: x (M, L, W) -> the wanted tokens of the last block."""
-        if caches or causal or valid is not None or not self.traceable:
-            return self.compute(x, tables, wanted, caches, causal, valid)
-        key = (x.shape, wanted.start, wanted.stop)
-        if key not in self.traces:
-            with warnings.catch_warnings():       # of the tracer: sizes become constants, as they should
-                warnings.simplefilter("ignore")
-                self.traces[key] = torch.jit.trace(lambda x, *tables: self.compute(x, tables, wanted), (x, *tables), check_trace=False)
-        with torch.jit.optimized_execution(False):            # its optimizer takes longer than it saves
-            return self.traces[key](x, *tables)
-
-    def compute(self, x: Tensor, tables, wanted: slice, caches=None, causal=False, valid: Tensor | None = None) -> Tensor:
         M, L, W = x.shape
         y = x.reshape(self.K, -1, W).clone()                                             # (K, R L, W) to be added to in place
         for i, part in enumerate(self.parts):
@@ -243,4 +248,10 @@ def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
         talker.encoders = JointEncoders(talker.encoders)
     for module, stack in zip(owners, stacks):
         module.blocks = stack
+    if TRACES and not packed:             # packed weights can't be constants of a trace
+        talker.requires_grad_(False)
+        for module in talker.modules():
+            for name in ("euler", "pool"):
+                if hasattr(module, name):
+                    setattr(module, name, Traced(getattr(module, name)))
     return packed
