@@ -1,8 +1,9 @@
 """The Talker's transformers for sampling on a CPU. A first reading can skip this file.
 
 With few rows, calling modules and small operations costs more than they do. So a stack of blocks is written out here, operation by
-operation, and the heads, whose sizes are the same but for the latents, are sampled as one: FlowHead.sample runs as it is on the rows of
-all heads, one head's after the other's, and only a product has to know whose they are. Latents are padded with zeros.
+operation; the heads, whose sizes are the same but for the latents, are sampled as one: FlowHead.sample runs as it is on the rows of
+all heads, one head's after the other's, and only a product has to know whose they are (latents are padded with zeros); so are the
+patch encoders; and what always has the same sizes, a step of a head and an encoder, is traced, so that its operations need no Python.
 
 Axis letters: K stacks of the same sizes, R rows of each, M = K R, L tokens, W width, H heads, H' of keys; B batch, P frames per patch, d latent width.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from heads import FlowHead, SeparateHeads
 from lab.by_hand import gated
 from lab.machine import PackedLinear, pack
-from model import Attention, Block, Blocks, HeadInput, PatchEncoder, PatchEncoders, RMSNorm, SwiGLU, attention, rotary_tables, rotate
+from model import Attention, Block, Blocks, HeadInput, PatchEncoder, PatchEncoders, RMSNorm, SwiGLU, attention, rotary_tables
 
 
 TRACES = sys.version_info < (3, 14)               # from there on PyTorch no longer promises that torch.jit.trace works
@@ -40,6 +41,8 @@ class Traced:
             with warnings.catch_warnings():       # of the tracer: sizes become constants, as they should
                 warnings.simplefilter("ignore")
                 self.traces[key] = torch.jit.trace(fill, [given[i] for i in tensors], check_trace=False)
+            torch._C._jit_pass_peephole(self.traces[key].graph)                          # sizes, which the tracer leaves to be
+            torch._C._jit_pass_constant_propagation(self.traces[key].graph)              # computed every time, become numbers
         with torch.jit.optimized_execution(False):            # its optimizer takes longer than it saves
             return self.traces[key](*(x for x in given if isinstance(x, Tensor)))
 
@@ -130,12 +133,14 @@ class Stack(nn.Module):
         """What Blocks.forward computes: x (M, L, W) -> the wanted tokens of the last block."""
         M, L, W = x.shape
         y = x.reshape(self.K, -1, W).clone()                                             # (K, R L, W) to be added to in place
+        turn = torch.complex(*tables)                                                    # (L, head_dim / 2)
         for i, part in enumerate(self.parts):
             qkv = part.qkv(part.norm1(y)).view(M, L, -1, self.head_dim).transpose(1, 2)  # (M, H + 2 H', L, head_dim)
             qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
             if hasattr(part, "qk_norm"):
                 qk = part.qk_norm(qk)
-            q, k = rotate(qk, tables).split((self.heads, self.kv_heads), 1)
+            turned = torch.view_as_real(torch.complex(*qk.chunk(2, -1)) * turn).flatten(-2)          # pairs side by side in q and k alike
+            q, k = turned.split((self.heads, self.kv_heads), 1)
             if i == len(self.parts) - 1:
                 q, y = q[:, :, wanted], y.view(M, L, W)[:, wanted].reshape(self.K, -1, W)
             if caches:

@@ -90,7 +90,7 @@ def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
 
 def compile_heads(talker: torch.nn.Module) -> None:
     """Before sampling on a GPU: a head's small operations become a few kernels (torch.compile), which are replayed as one CUDA graph. The
-    first patch of a batch size waits for the compiler. A CPU gains nothing: a patch of `small` took 11 ms so and 10 without (lab/joint.py)."""
+    first patch of a batch size waits for the compiler. A CPU gains nothing: lab/joint.py is as fast, without a compiler."""
     warnings.filterwarnings("ignore", message=".*lru_cache.*")             # the tables of rotary positions: a constant of the kernels
     for head in [m for m in talker.heads.modules() if hasattr(m, "velocity")]:
         head.velocity = torch.compile(head.velocity, dynamic=False, mode="reduce-overhead" if next(head.parameters()).is_cuda else None)
