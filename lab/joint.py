@@ -27,24 +27,25 @@ TRACES = sys.version_info < (3, 14)               # from there on PyTorch no lon
 
 
 class Traced:
-    """A function of tensors and numbers without its Python, but for the first call of each shape: calling an operation from Python costs
-    a small one as much again. What else it reads must stay as it is."""
+    """A function of tensors, then numbers, without its Python, but for the first call of each shape: calling an operation from Python
+    costs a small one as much again. What else it reads must stay as it is."""
 
     def __init__(self, function):
         self.function, self.traces = function, {}
 
     def __call__(self, *given):
-        key = tuple(x.shape if isinstance(x, Tensor) else x for x in given)
+        tensors = [x for x in given if isinstance(x, Tensor)]
+        numbers = given[len(tensors):]
+        key = (numbers, *(x.shape for x in tensors))
         if key not in self.traces:
-            tensors = [i for i, x in enumerate(given) if isinstance(x, Tensor)]
-            fill = lambda *x: self.function(*(x[tensors.index(i)] if i in tensors else given[i] for i in range(len(given))))
             with warnings.catch_warnings():       # of the tracer: sizes become constants, as they should
                 warnings.simplefilter("ignore")
-                self.traces[key] = torch.jit.trace(fill, [given[i] for i in tensors], check_trace=False)
-            torch._C._jit_pass_peephole(self.traces[key].graph)                          # sizes, which the tracer leaves to be
-            torch._C._jit_pass_constant_propagation(self.traces[key].graph)              # computed every time, become numbers
-        with torch.jit.optimized_execution(False):            # its optimizer takes longer than it saves
-            return self.traces[key](*(x for x in given if isinstance(x, Tensor)))
+                traced = torch.jit.trace(lambda *tensors: self.function(*tensors, *numbers), tensors, check_trace=False)
+            torch._C._jit_pass_peephole(traced.graph)             # sizes, which the tracer leaves to be computed
+            torch._C._jit_pass_constant_propagation(traced.graph)                        # every time, become numbers
+            self.traces[key] = traced
+        with torch.jit.optimized_execution(False):                # its optimizer takes longer than it saves
+            return self.traces[key](*tensors)
 
 
 def widen(x: Tensor, width: int) -> Tensor:
