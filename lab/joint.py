@@ -233,7 +233,7 @@ def written_out(blocks: Blocks, exact: bool) -> Stack | None:
 
 
 def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
-    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there were any; Blocks become Stacks, and heads of the
+    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there are any; Blocks become Stacks, and heads of the
     same sizes one JointHead. What is not packed of the heads is then held twice, for when one of them samples alone."""
     if next(talker.parameters()).device.type != "cpu":
         return False

@@ -77,15 +77,13 @@ class PackedLinear(torch.nn.Module):
 
 
 def pack(model: torch.nn.Module, dtype: torch.dtype) -> bool:
-    """Before sampling: the wide Linears of a float32 model on an x86 CPU become PackedLinears -> whether there were any; narrow ones
+    """Before sampling: the wide Linears of a float32 model on an x86 CPU become PackedLinears -> whether it has any; narrow ones
     (`small` has no others) gain nothing."""
-    packed = False
     for parent in [m for m in model.modules() if not isinstance(m, torch.nn.Linear)]:          # or all would live until the end
         for name, child in parent.named_children():
             if PACKS and isinstance(child, torch.nn.Linear) and child.weight.numel() >= WIDE and child.weight.device.type == "cpu":
                 setattr(parent, name, PackedLinear(child, dtype))
-                packed = True
-    return packed
+    return any(isinstance(m, PackedLinear) for m in model.modules())
 
 
 def compile_heads(talker: torch.nn.Module) -> None:
