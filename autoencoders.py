@@ -13,7 +13,7 @@ What stands for what in the small forms (the paper's parts, which need other peo
 | DAC's strided convolutions on the waveform     | ConvNeXt blocks on the log spectrum, 50 then 25 Hz                   |
 | DAC's transposed convolutions                  | ConvNeXt blocks at 25, then 100 Hz, and an inverse STFT              |
 | adversarial and feature-matching losses        | none: spectral losses at two resolutions                             |
-| LIA-X at 512 x 512, 40 directions              | the same idea at 64 or 96: 20 or 32 directions, warps at 3 sizes     |
+| LIA-X at 512 x 512, 40 directions              | the same idea at 64 or 96: 20 or 40 directions, warps at 3 sizes     |
 | WavLM speaker embedding, 256-d                 | SpeakerEncoder, taught by contrast of crops, without labels          |
 
 Axis letters: B batch, n samples, T frames (25 Hz), F spectral bins, C channels, S picture side, D width, K directions.
@@ -301,8 +301,7 @@ class SpeakerEncoder(nn.Module):
     def loss(self, wave: Tensor, frames: Tensor, generator=None) -> tuple[Tensor, dict]:
         """wave (B, n), frames (B,) -> contrastive loss (arXiv 2002.05709) of two crops that do not overlap.
 
-        Crops of one utterance attract, crops of others repel. They share the speaker but not the words, so that is
-        all the vector can learn to carry.
+        Those of one utterance attract, others repel: they share the speaker but not the words, so that is all the vector can carry.
         """
         length = int(frames.min()) // 2
         if length < 5:
@@ -429,8 +428,7 @@ class MotionAutoencoder(nn.Module):
     def loss(self, source: Tensor, target: Tensor) -> tuple[Tensor, dict]:
         """source (B, 3, S, S), target (B, T, 3, S, S) of the same clips -> loss, parts to log."""
         features, code = self.look(source)
-        change = (target - target.mean(1, keepdim=True)).abs().flatten(0, 1)
-        target = target.flatten(0, 1)
+        change, target = (target - target.mean(1, keepdim=True)).abs().flatten(0, 1), target.flatten(0, 1)
         magnitudes = self.magnitudes(self.look(target)[1]).float().unflatten(0, (len(source), -1))
         picture = self.render(source, features, code, magnitudes).flatten(0, 1)
         error = (picture - target).abs()
@@ -447,8 +445,7 @@ class MotionAutoencoder(nn.Module):
 
 def as_input(pictures) -> Tensor:
     """uint8 pictures (..., S, S, 3), numpy or torch -> float (..., 3, S, S) in -1..1."""
-    pictures = pictures if isinstance(pictures, Tensor) else torch.tensor(pictures)
-    return pictures.movedim(-1, -3).float() / 127.5 - 1
+    return (pictures if isinstance(pictures, Tensor) else torch.tensor(pictures)).movedim(-1, -3).float() / 127.5 - 1
 
 
 def as_pictures(x: Tensor):

@@ -142,8 +142,7 @@ class SyntheticCorpus:
 
     def __getitem__(self, index):
         text, talker = self.text(index), self.talkers[index % len(self.talkers)]
-        entropy = [self.seed, SPLITS.index(self.split), index, 1]
-        return self._make(f"{self.split}_{index:05d}_t{talker:03d}", text, talker, entropy)
+        return self._make(f"{self.split}_{index:05d}_t{talker:03d}", text, talker, [self.seed, SPLITS.index(self.split), index, 1])
 
     def references(self, talker):
         """Fixed utterances of any talker (train sentences), 'the voice and face of talker N': 8 of one this corpus holds, 1 of a stranger."""
@@ -188,8 +187,7 @@ def decode(path, *options):
 
 
 def read_video(path, size, crop=None):
-    """Pictures of any video file at 25 fps -> (T, size, size, 3) uint8. crop: (x, y, side) in source pixels, or the central
-    square. BrokenClip if there are none to be had."""
+    """Pictures of any video file at 25 fps -> (T, size, size, 3) uint8, or BrokenClip. crop: (x, y, side) in source pixels, or the central square."""
     x, y, side = crop or ("(iw-ow)/2", "(ih-oh)/2", "min(iw,ih)")
     if crop:                                            # ffmpeg would move a crop that sticks out; -1 makes it complain
         side = f"if(lte({x}+{side},iw)*lte({y}+{side},ih),{side},-1)"
@@ -199,8 +197,7 @@ def read_video(path, size, crop=None):
 
 
 def read_audio(path, sample_rate):
-    """Sound of any audio or video file, mono -> (n,) float32 in [-1, 1]; it starts when the video does. BrokenClip if it has
-    none."""
+    """Sound of any audio or video file, mono -> (n,) float32 in [-1, 1]; it starts when the video does. BrokenClip if it has none."""
     filters = f"aresample={sample_rate}:async=1:first_pts=0"         # a late start becomes silence, not a shift against the video
     raw = decode(path, "-map", "0:a:0", "-af", filters, "-ac", 1, "-f", "f32le")
     return np.clip(np.frombuffer(raw, np.float32), -1, 1)
@@ -441,9 +438,8 @@ class LatentSet:
         if not (Path(folder) / "meta.json").is_file():
             raise ValueError(f"{folder}: no finished set of latents here; `python train.py` makes one")
         index = json.loads((Path(folder) / "meta.json").read_text())
-        self.texts, self.frames, self.encode = index["texts"], np.array(index["frames"]), encode
+        self.texts, self.frames, self.sequences, self.encode = index["texts"], np.array(index["frames"]), index["sequences"], encode
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
-        self.sequences = index["sequences"]
         self.arrays = {key: np.memmap(f"{folder}/{key}.f32", np.float32, "r").reshape(-1, width) for key, width in index["widths"].items()}
 
     def __len__(self):
@@ -491,9 +487,6 @@ class BatchOrder:
         order = np.concatenate([window[np.argsort(self.lengths[window], kind="stable")] for window in windows])
         return rng.permutation(order.reshape(-1, self.batch_size))
 
-    def __iter__(self):
-        return self
-
     def __next__(self):
         if self.position == len(self.batches):
             self.epoch, self.position = self.epoch + 1, 0
@@ -506,8 +499,7 @@ class BatchOrder:
 
     def load_state_dict(self, state):
         now = self.state_dict()
-        fixed = ("clips", "batch_size", "seed")
-        changed = [f"{name} was {state[name]}, is {now[name]}" for name in fixed if state[name] != now[name]]
+        changed = [f"{name} was {state[name]}, is {now[name]}" for name in ("clips", "batch_size", "seed") if state[name] != now[name]]
         if changed:
             raise ValueError("the order of batches can't be resumed: " + "; ".join(changed))
         self.epoch, self.position = state["epoch"], state["position"]

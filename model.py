@@ -105,7 +105,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | Non
         below = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
         mask = below if mask is None else mask & below
     if fused:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None, enable_gqa=bool(k.shape[1] != q.shape[1]))
+        grouped = bool(k.shape[1] != q.shape[1])          # lab/joint.py traces this, where sizes are tensors
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None, enable_gqa=grouped)
     if k.shape[1] != q.shape[1]:
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
     score = (q * q.shape[-1] ** -0.5) @ k.mT
@@ -221,8 +222,7 @@ class Backbone(nn.Module):
         positions from `first` on (which counts from the end if negative), the only ones that the last block computes."""
         start = cache[0].length if cache else 0
         stop = start + x.shape[1]
-        tables = rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device)
-        tables = tuple(t[start:stop] for t in tables)
+        tables = tuple(t[start:stop] for t in rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device))
         return self.norm(self.blocks(x, tables, slice(first, None), cache, causal=True, valid=valid))
 
 
@@ -231,8 +231,7 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, latent: int, width: int, layers: int, heads: int):
         super().__init__()
-        self.project = nn.Linear(latent, width)
-        self.input = nn.Linear(width, width)
+        self.project, self.input = nn.Linear(latent, width), nn.Linear(width, width)
         self.cls = nn.Parameter(torch.randn(width))
         self.blocks = Blocks(Block(width, heads) for _ in range(layers))
         self.norm = RMSNorm(width)
@@ -310,8 +309,7 @@ class Talker(nn.Module):
         width = backbone.norm.weight.numel()
         self.modalities, self.patch = dict(modalities), patch
         self.leader = next(iter(modalities))
-        self.embedding = nn.Embedding(vocabulary, width)
-        self.task = nn.Embedding(2, width)
+        self.embedding, self.task = nn.Embedding(vocabulary, width), nn.Embedding(2, width)
         self.introduce = nn.Linear(modalities[self.leader].condition, width) if introduce else None
         self.no_video = nn.Parameter(torch.zeros(width))    # stands in for the motion token in speech-only samples
         self.encoders = PatchEncoders({name: PatchEncoder(m.latent, width, patch_layers, patch_heads) for name, m in modalities.items()})
@@ -371,12 +369,10 @@ class Talker(nn.Module):
         paired = torch.ones(len(text), dtype=torch.bool, device=text.device) if paired is None else paired
         hidden, inputs, ends = self.teacher_forced(text, text_mask, latents, frames, conditions, paired)
         losses, log = self.heads.loss(inputs, generator)
-        total = sum(m.weight * losses[name] for name, m in self.modalities.items())
         labels, zeros = stop_labels(torch.zeros_like(ends), ends, hidden.shape[1], self.patch)
-        logits = self.stop(hidden).float()
-        stop = F.binary_cross_entropy_with_logits(logits, labels.clamp(min=0).float(), reduction="none", pos_weight=0.3 * zeros)
+        stop = F.binary_cross_entropy_with_logits(self.stop(hidden).float(), labels.clamp(min=0).float(), reduction="none", pos_weight=0.3 * zeros)
         log["stop"] = (stop * (labels != IGNORE)).sum() / (labels != IGNORE).sum()
-        total = total + log["stop"]
+        total = sum(m.weight * losses[name] for name, m in self.modalities.items()) + log["stop"]
         for name, regressor in self.regressors.items():
             x = inputs[name]
             guess = rearrange(regressor(hidden), "B N (P d) -> B N P d", P=self.patch)   # (B, N, P, d)
@@ -420,5 +416,4 @@ class Talker(nn.Module):
             history.update(patches)
             token = sum(self.encoders(patches))                                          # (B, 1, D)
             token = token if paired else token + (len(self.modalities) - 1) * self.no_video
-            seen = None if padding is None else padding[:, :cache[0].length + 1]
-            hidden = self.backbone(token, seen, cache)
+            hidden = self.backbone(token, None if padding is None else padding[:, :cache[0].length + 1], cache)

@@ -8,7 +8,7 @@ One checkpoint, five tasks (arXiv 2604.23586, section 3.6); the streams that are
     continuation                  --ref clip.mp4 --prefix-seconds 1 --text "..." (all that is said, the beginning included)
     autoencoders alone            --roundtrip DIR, the ceiling of what a model can reach
 
---stream writes while it generates, --n 8 makes eight samples, --texts FILE a folder of clips as `data.py --export` writes them.
+--stream writes while it generates, --n 8 makes eight samples, --texts FILE a folder of clips from a list as `data.py --export` writes it.
 
 Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S picture side, d latent width, n audio samples.
 What this file does not do: training (train.py), measuring (lab/metrics.py), files of the release (lab/released.py).

@@ -328,7 +328,6 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     out = Path(config.out_dir)
     store = data.ClipStore(out / "clips")
     model = build(stage, config).to(device)
-    samples = config.sample_rate // data.FPS
     if stage == "audio" and config.whisper and not (out / "audio.pt").exists():
         from lab.released import load_whisper
         load_whisper(model.semantic, Path(config.whisper))
@@ -337,7 +336,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
         with torch.no_grad():
             voices = torch.cat([speaker(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips]).cpu()
 
-    sounds = lambda indices, generator: padded_audio([store[i] for i in indices], samples)
+    sounds = lambda indices, generator: padded_audio([store[i] for i in indices], config.sample_rate // data.FPS)
 
     def spoken(indices, generator):
         text, _ = data.pad_text([data.encode_text(store[i].text) for i in indices])
@@ -438,8 +437,7 @@ def train_talker(config: Config, device, dtype) -> None:
         conditions = {"audio": x["voice"], "motion": x["pose"]}
         return talker(x["text"], x["text_mask"], latents, {n: frames for n in latents}, conditions, x["paired"], generator)
 
-    order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
-    fit("talker", talker, batch, loss, order, config.talker_steps, config, device, dtype)
+    fit("talker", talker, batch, loss, data.BatchOrder(clips.frames, config.talker_batch, config.seed), config.talker_steps, config, device, dtype)
     if rank() == 0:
         save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
 

@@ -1,7 +1,7 @@
 """Three elementwise parts of a transformer block with their gradients by hand. A first reading can skip this file.
 
 Training small networks on a CPU is bound by passes over memory: torch's own RMSNorm takes twice as many as these, and chunks and
-concatenations copy what can be written in place. Nothing here changes what is computed (test_shapes.py holds them to torch's own).
+concatenations copy what can be written in place. Nothing here changes what is computed (lab/test_by_hand.py holds them to torch's own).
 """
 import torch
 import torch.nn.functional as F

@@ -7,6 +7,7 @@ patch encoders; and what always has the same sizes, a step of a head and an enco
 
 Axis letters: K stacks of the same sizes, R rows of each, M = K R, L tokens, W width, H heads, H' of keys; B batch, P frames per patch, d latent width.
 """
+import copy
 import functools
 import sys
 import warnings
@@ -20,7 +21,7 @@ from torch import Tensor
 from heads import FlowHead, SeparateHeads
 from lab.by_hand import gated
 from lab.machine import PackedLinear, pack
-from model import Attention, Block, Blocks, HeadInput, PatchEncoder, PatchEncoders, RMSNorm, SwiGLU, attention, rotary_tables
+from model import Blocks, HeadInput, PatchEncoder, PatchEncoders, RMSNorm, attention
 
 
 TRACES = sys.version_info < (3, 14)               # from there on PyTorch no longer promises that torch.jit.trace works
@@ -59,7 +60,7 @@ def joined(parts: list[Tensor]) -> Tensor:
 
 
 class Product:
-    """The Linears of K stacks that have the same place: x (M, ..., in) or (K, rows, in) -> (..., out), added to `onto` where given.
+    """The Linears of K stacks that have the same place: x (M, ..., in) or (K, rows, in) -> (..., out), added in place to `onto` where given.
     Missing inputs and outputs of a narrower one count as zeros."""
 
     def __init__(self, layers: list[nn.Linear | PackedLinear]):
@@ -79,14 +80,14 @@ class Product:
             y = made[0] if len(made) == 1 else torch.cat(made)
             return y if onto is None else y.add_(onto)
         rows = x.reshape(len(self.weight) // self.parts, -1, x.shape[-1])                # (K, rows, in)
+        if self.parts == 1 and onto is not None:
+            y = onto.baddbmm_(rows, self.weight)
+            return y if self.bias is None else y.add_(self.bias)
         if self.parts > 1:
             y = torch.bmm(rows.expand(self.parts, -1, -1), self.weight).transpose(0, 1).reshape(1, -1, self.outputs)
-            y = y if onto is None else onto.add_(y)
-        elif onto is not None:
-            y = onto.baddbmm_(rows, self.weight)
         else:
             y = torch.bmm(rows, self.weight) if self.bias is None else torch.baddbmm(self.bias, rows, self.weight)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], -1) if onto is None else onto.add_(y)
 
 
 class Norm:
@@ -117,7 +118,7 @@ class Stack(nn.Module):
         super().__init__()
         first = stacks[0][0].attention
         self.K, self.heads, self.kv_heads, self.head_dim = len(stacks), first.heads, first.kv_heads, first.head_dim
-        self.parts = []
+        self.parts, self.packed = [], nn.ModuleList(m for stack in stacks for m in stack.modules() if isinstance(m, PackedLinear))
         for blocks in zip(*stacks):
             attentions, mlps = [b.attention for b in blocks], [b.mlp for b in blocks]
             self.parts.append(SimpleNamespace(
@@ -159,7 +160,7 @@ def once(clock):
 
 
 class JointHead(FlowHead):
-    """K FlowHeads in one: what changes with every step is done together, what a patch needs once is asked of each."""
+    """K FlowHeads in one; only what the time says is asked of each."""
 
     @torch.no_grad()
     def __init__(self, heads: list[FlowHead]):
@@ -183,9 +184,14 @@ class JointEncoder(PatchEncoder):
     @torch.no_grad()
     def __init__(self, encoders: list[PatchEncoder]):
         nn.Module.__init__(self)
+        self.encoders = nn.ModuleList(encoders)
         self.project, self.input = (Product([getattr(e, name) for e in encoders]) for name in ("project", "input"))
         self.blocks, self.norm = Stack([e.blocks for e in encoders]), rowwise(joint_norm([e.norm for e in encoders]))
         self.starts = torch.stack([e.cls for e in encoders])                             # (K, W)
+
+    def pool(self, x: Tensor) -> Tensor:
+        self.cls = self.starts.repeat_interleave(len(x) // len(self.starts) * x.shape[1], 0)[:, None]                # (K B N, 1, W)
+        return super().pool(x)
 
 
 class JointEncoders(nn.Module):
@@ -198,9 +204,7 @@ class JointEncoders(nn.Module):
     def forward(self, patches: dict[str, Tensor]) -> list[Tensor]:
         if list(patches) != list(self.separate):
             return self.separate(patches)
-        given, joint = list(patches.values()), self.joint
-        joint.cls = joint.starts.repeat_interleave(len(given[0]), 0)[:, None]            # (K B, 1, W)
-        return joint(joined(given)).chunk(len(given))
+        return self.joint(joined(list(patches.values()))).chunk(len(patches))
 
 
 class JointHeads(nn.Module):
@@ -221,43 +225,52 @@ class JointHeads(nn.Module):
         return {name: part[:, None, :, :x.history.shape[-1]] for (name, x), part in zip(inputs.items(), made)}
 
 
-def written_out(blocks: Blocks, exact: bool) -> Stack | None:
-    """The Stack of blocks; None if they compute something else: a fork may have changed model.py, and what it samples must be what it trained."""
-    if not all(type(block) is Block and type(block.attention) is Attention and type(block.mlp) is SwiGLU for block in blocks):
-        return None
-    stack, tables = Stack([blocks]), rotary_tables(6, blocks.head_dim, 1e4)
-    x = torch.randn(2, 6, blocks[0].norm1.weight.numel(), generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        here, there = (f(x, tables, slice(-3, None), causal=True) for f in (stack, blocks))
-        return None if (here - there).abs().max() > (1e-4 if exact else .05) * there.abs().max() else stack
-
-
-def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
-    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there are any; Blocks become Stacks, and heads of the
-    same sizes one JointHead. What is not packed of the heads is then held twice, for when one of them samples alone."""
-    if next(talker.parameters()).device.type != "cpu":
-        return False
+def write_out(talker: nn.Module) -> None:
+    """Blocks become Stacks, heads of the same sizes one JointHead, encoders one JointEncoder; what is joined stays, for when one of them is
+    alone. Then a head's step and an encoder are traced, but for those with packed weights, which can't be constants of a trace."""
     def alike(parts, whole: type, part: type) -> bool:
-        """Same sizes; asked before packing, after which none are told."""
         return (type(parts) is whole and all(type(p) is part and not p.blocks[0].attention.qk_norm for p in parts.values())
                 and len({(p.blocks.head_dim, str(p.blocks)) for p in parts.values()}) == 1)
-    heads, encoders = alike(talker.heads, SeparateHeads, FlowHead), alike(talker.encoders, PatchEncoders, PatchEncoder)
-    packed = pack(talker, dtype)
     owners = [module for module in talker.modules() if isinstance(getattr(module, "blocks", None), Blocks)]
-    stacks = [written_out(module.blocks, dtype == torch.float32) for module in owners]
-    if None in stacks:
-        print("the blocks of model.py compute something else than lab/joint.py, which samples fast: sampling as model.py does", file=sys.stderr)
-        return packed
-    if heads:
+    stacks = [Stack([module.blocks]) for module in owners]
+    if alike(talker.heads, SeparateHeads, FlowHead):
         talker.heads = JointHeads(talker.heads)
-    if encoders:
+    if alike(talker.encoders, PatchEncoders, PatchEncoder):
         talker.encoders = JointEncoders(talker.encoders)
     for module, stack in zip(owners, stacks):
         module.blocks = stack
-    if TRACES and not packed:             # packed weights can't be constants of a trace
-        talker.requires_grad_(False)
-        for module in talker.modules():
-            for name in ("euler", "pool"):
-                if hasattr(module, name):
-                    setattr(module, name, Traced(getattr(module, name)))
+    what = {FlowHead: "euler", JointHead: "euler", PatchEncoder: "pool", JointEncoder: "pool"}
+    for module in talker.modules():
+        name = what.get(type(module))             # of a fork's own class it is not known what else it reads
+        if TRACES and name and not any(isinstance(m, PackedLinear) for m in module.modules()):
+            setattr(module, name, Traced(getattr(module, name)))
+
+
+def some(talker: nn.Module) -> Tensor:
+    """A few patches, from what is always the same noise."""
+    draw, text = torch.Generator().manual_seed(0), torch.ones(2, 3, dtype=torch.long)
+    noise = lambda shape: torch.randn(shape, generator=draw)
+    patches = talker.generate(text, text > 0, {n: noise((2, m.condition)) for n, m in talker.modalities.items()}, noise,
+                              2 + max(m.delay for m in talker.modalities.values()), stop_hits=99, steps=4, guidance=2.0)
+    return torch.cat([x.flatten() for patch, _ in patches for x in patch.values()])
+
+
+def for_sampling(talker: nn.Module, dtype: torch.dtype) -> bool:
+    """On a CPU: wide weights are packed in dtype (see machine.pack) -> whether there are any; the rest is written out, if that samples the
+    same: a fork may have changed the Talker, and what it samples must be what it trained. No weight can be trained any more."""
+    if next(talker.parameters()).device.type != "cpu":
+        return False
+    packed = pack(talker, dtype)
+    talker.requires_grad_(False)                  # a trace takes no others
+    shared = [*talker.parameters(), *talker.buffers(), *(m for m in talker.modules() if isinstance(m, PackedLinear))]
+    fast, expected, why = copy.deepcopy(talker, {id(x): x for x in shared}), some(talker), "other values"
+    try:
+        write_out(fast)
+        same = torch.allclose(some(fast), expected, rtol=0, atol=(1e-4 if dtype == torch.float32 else .05) * expected.abs().max().item())
+    except Exception as error:                    # whatever a fork's parts do here
+        same, why = False, f"{type(error).__name__}: {error}"
+    if same:
+        talker.heads, talker.encoders, talker.backbone = fast.heads, fast.encoders, fast.backbone
+    else:
+        print(f"this Talker computes something else than lab/joint.py, which samples fast ({why}): sampling as model.py does", file=sys.stderr)
     return packed

@@ -72,6 +72,9 @@ class PackedLinear(torch.nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().to(dtype), 64)      # for so many rows; others do as well
         self.bias = None if linear.bias is None else linear.bias.detach().to(dtype)
 
+    def extra_repr(self) -> str:
+        return f"{self.in_features} -> {self.out_features}, {self.dtype}"
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(x.to(self.dtype), self.weight, self.bias, "none", [], "").to(x.dtype)
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 import train
+from heads import FlowHead
 from lab.bench import batch_of
-from lab.joint import JointHeads, Stack, for_sampling
-from model import Block, Blocks
+from lab.joint import JointHeads, Stack, for_sampling, some
+from model import Block, Blocks, PatchEncoder
 
 CPU = torch.device("cpu")
 
@@ -18,17 +19,18 @@ def assert_the_same(plain, config, width: int, **sampling):
         torch.nn.init.normal_(p, std=.2 if width < 100 else .05)      # at its first values a head computes 0
     written = copy.deepcopy(plain)
     for_sampling(written, torch.float32)
-    x, spoken = batch_of(config, CPU, 3), {"audio": torch.randn(3, 8, config.audio_latent)}
-    for given in ({}, spoken):
-        made = []
-        for talker in (plain, written):
-            draw = torch.Generator().manual_seed(0)
-            patches = list(talker.generate(x["text"], x["text_mask"], x["conditions"], lambda shape: torch.randn(shape, generator=draw), 5, given,
-                                           stop_hits=9, steps=4, **sampling))
-            made.append([patch[name] for patch, _ in patches for name in sorted(patch)])
-        for a, b in zip(*made, strict=True):
-            assert a.shape == b.shape and (a - b).abs().max() < 1e-5 * a.abs().max()
-        assert torch.cat([a[..., :1] for a in made[0]]).std() > .1
+    for batch, changed in ((3, {}), (1, dict(guidance=1.5)), (3, {})):                   # what is traced is traced for one shape and guidance
+        x, spoken = batch_of(config, CPU, batch), {"audio": torch.randn(batch, 8, config.audio_latent)}
+        for given in ({}, spoken):
+            made = []
+            for talker in (plain, written):
+                draw = torch.Generator().manual_seed(0)
+                patches = list(talker.generate(x["text"], x["text_mask"], x["conditions"], lambda shape: torch.randn(shape, generator=draw), 5, given,
+                                               stop_hits=9, steps=4, **sampling | changed))
+                made.append([patch[name] for patch, _ in patches for name in sorted(patch)])
+            for a, b in zip(*made, strict=True):
+                assert a.shape == b.shape and (a - b).abs().max() < 1e-5 * a.abs().max()
+            assert torch.cat([a[..., :1] for a in made[0]]).std() > .1
     assert isinstance(written.backbone.blocks, Stack) and not any(isinstance(m, Blocks) for m in written.modules())
     return written
 
@@ -52,12 +54,16 @@ def test_heads_of_different_sizes_stay_apart(change):
     assert not isinstance(assert_the_same(talker, config, 32, guidance=2.0).heads, JointHeads)
 
 
-def test_a_changed_block_is_sampled_as_it_was_trained(monkeypatch, capsys):
-    """A fork that edits Block.forward, and knows nothing of lab/joint.py."""
+@pytest.mark.parametrize("part, method, noticed", [(Block, "forward", True), (FlowHead, "moments", True), (FlowHead, "velocity", False),
+                                                   (PatchEncoder, "pool", False)])
+def test_a_fork_samples_what_it_trained(part, method, noticed, monkeypatch, capsys):
+    """One that edits what lab/joint.py writes out, and knows nothing of that; what is not written out is its own anyway."""
     talker = train.build("talker", train.parse_config(["--config=tiny"])).eval()
     for p in talker.parameters():
         torch.nn.init.normal_(p, std=.2)
-    plain = Block.forward
-    monkeypatch.setattr(Block, "forward", lambda self, x, *rest, **options: 1.01 * plain(self, x, *rest, **options))
+    before, plain = some(talker), getattr(part, method)
+    monkeypatch.setattr(part, method, lambda self, *given, **options: 1.1 * plain(self, *given, **options))
+    expected = some(talker)
     for_sampling(talker, torch.float32)
-    assert "something else" in capsys.readouterr().err and not any(isinstance(m, Stack) for m in talker.modules())
+    assert (some(talker) - expected).abs().max() < 1e-5 < (before - expected).abs().max()
+    assert noticed == ("something else" in capsys.readouterr().err) == (not any(isinstance(m, Stack) for m in talker.modules()))
