@@ -474,6 +474,7 @@ def test_another_talker_on_the_same_latents(run, tmp_path):
     assert "audio_steps was 3, is 4" in command(*again, "--audio_steps=4", fails=True)
     assert "Finished" in command(*again, "--layers=1", "--jitter=3", "--patch=5")
     assert "layers was 1, is 2" in command(*again, fails=True)
+    assert "take --sample_rate=24000" in command(*again[:-1], tmp_path / "new", "--autoencoders=paper", fails=True) and not (tmp_path / "new").exists()
 
 
 def test_a_killed_run_resumes_exactly(run, tmp_path):

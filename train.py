@@ -463,6 +463,9 @@ def main() -> None:
         from lab.describe import describe
         return print(describe(parse_config([a for a in arguments if a != "--describe"])))
     config = parse_config(arguments)
+    with torch.device("meta"):                    # settings that no model can have are told before the corpus is made
+        for stage in STAGES:
+            build(stage, config)
     start = time.time()
     source, out = corpus(config), Path(config.out_dir)
     join(pick_device())

@@ -112,7 +112,7 @@ class WhisperXVAE(AudioVAE):
         nn.Module.__init__(self)
         self.strides, self.samples = strides, math.prod(strides)
         if self.samples * FPS != sample_rate:
-            raise ValueError(f"the strides {strides} give {sample_rate / self.samples:.2f} latents a second, not {FPS}")
+            raise ValueError(f"the strides {strides} give {sample_rate / self.samples:.2f} latents a second, not {FPS}: take --sample_rate={FPS * self.samples}")
         self.sample_rate, self.kl, self.crop, self.bands, self.seconds = sample_rate, kl, crop, bands, seconds
         self.semantic = WhisperEncoder(bands, width, layers, heads).requires_grad_(False)
         self.acoustic = StridedEncoder(channels, strides, width)
