@@ -247,10 +247,13 @@ class PatchEncoder(nn.Module):
         """Projected frames (B, N, P, D) -> (B, N, D)."""
         batch = x.shape[0]
         x = self.input(rearrange(x, "B N P D -> (B N) P D"))                             # (B N, P, D)
-        x = torch.cat((self.cls.to(x.dtype).expand(x.shape[0], 1, -1), x), 1)            # (B N, 1 + P, D)
+        x = torch.cat((self.start(x.shape[0]).to(x.dtype), x), 1)                        # (B N, 1 + P, D)
         tables = rotary_tables(x.shape[1], self.blocks.head_dim, 1e4, x.device)
         x = self.blocks(x, tables, slice(0, 1))                                          # (B N, 1, D) the CLS token alone
         return rearrange(self.norm(x), "(B N) 1 D -> B N D", B=batch)                    # (B, N, D)
+
+    def start(self, rows: int) -> Tensor:
+        return self.cls.expand(rows, 1, -1)                                              # (rows, 1, D)
 
 
 class PatchEncoders(nn.ModuleDict):

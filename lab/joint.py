@@ -189,9 +189,8 @@ class JointEncoder(PatchEncoder):
         self.blocks, self.norm = Stack([e.blocks for e in encoders]), rowwise(joint_norm([e.norm for e in encoders]))
         self.starts = torch.stack([e.cls for e in encoders])                             # (K, W)
 
-    def pool(self, x: Tensor) -> Tensor:
-        self.cls = self.starts.repeat_interleave(len(x) // len(self.starts) * x.shape[1], 0)[:, None]                # (K B N, 1, W)
-        return super().pool(x)
+    def start(self, rows: int) -> Tensor:
+        return self.starts.repeat_interleave(rows // len(self.starts), 0)[:, None]                                   # (rows, 1, W)
 
 
 class JointEncoders(nn.Module):

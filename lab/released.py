@@ -7,11 +7,13 @@ rotates (i, i + half) everywhere, so the rows of those queries and keys are reor
 import functools
 import json
 import pickle
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 import train
 from heads import FlowHead, SeparateHeads
@@ -322,13 +324,28 @@ def read_weights(folder: Path, pattern: str) -> dict[str, Tensor]:
             continue
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f"{path} holds more than tensors ({str(error).splitlines()[0][:100]}), and nanoTalker runs no code from a file. If "
-                             f"you trust where it comes from, convert it once (the released .ckpt needs pip install omegaconf for this):\n  "
-                             f"python -c \"import torch; s = torch.load('{path}', map_location='cpu', weights_only=False); "
-                             f"torch.save(s.get('state_dict', s), '{path.with_suffix('.weights' + path.suffix)}')\"") from None
-        found |= state.get("state_dict", state.get("model_state_dict", state))
-    return {name: x.float() for name, x in found.items() if isinstance(x, Tensor)}
+        except pickle.UnpicklingError:
+            raise ValueError(f"{path} holds more than tensors, and nanoTalker runs no code from a file. To take out the tensors alone, convert it once:\n"
+                             f"  python -c \"from lab.released import convert; convert({str(path)!r})\"") from None
+        found |= tensors(state)
+    return {name: x.float() for name, x in found.items()}
+
+
+def tensors(state: dict) -> dict[str, Tensor]:
+    """The weights of a checkpoint, which may lie one level down."""
+    state = state.get("state_dict", state.get("model_state_dict", state))
+    return {name: x for name, x in state.items() if isinstance(x, Tensor)}
+
+
+def convert(path: str) -> None:
+    """Write the tensors of a checkpoint that holds more (settings, say) beside it. No code of it runs: other objects become empty dictionaries."""
+    path = Path(path)
+    empty = type("Empty", (), {"__new__": lambda cls, *_, **__: OrderedDict()})
+    with safe_globals([(empty, name) for name in get_unsafe_globals_in_checkpoint(path)]):
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    out = path.with_suffix(".weights" + path.suffix)
+    torch.save(tensors(state), out)
+    print(f"{out}: the tensors of {path}, which is read no more. Next: the command that named it")
 
 
 def read_vector(path: Path, size: int) -> Tensor:

@@ -4,10 +4,13 @@ The recordings are in ../shared/fixtures (see its README); the tests are skipped
 tests need none: a folder of random weights in the released format goes through sample.py, and Qwen3 equals Hugging Face's.
 """
 import json
+import pickle
 import struct
 import sys
 import zlib
+from collections import defaultdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -239,6 +242,30 @@ def test_wrong_weights_are_named(tmp_path):
     torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="convert it once"):
         released.read_weights(tmp_path, "*.ckpt")
+
+
+def attack(path):
+    path.touch()
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return attack, (self.path,)
+
+
+def test_converting_runs_no_code_of_a_file(tmp_path):
+    weights = {"a": torch.randn(3), "b": torch.randn(2, 2)}
+    settings = {"path": Path("x"), "space": SimpleNamespace(a=1, b=[2]), "count": defaultdict(list, {"k": [1]}), "bad": Malicious(tmp_path / "ran")}
+    torch.save({"state_dict": weights, "hyper_parameters": settings}, tmp_path / "model.ckpt")
+    released.convert(tmp_path / "model.ckpt")
+    found = released.read_weights(tmp_path, "*.ckpt")
+    assert found.keys() == weights.keys() and all(torch.equal(found[name], weights[name]) for name in weights)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(settings["bad"]))       # what it would have done
+    assert (tmp_path / "ran").exists()
 
 
 def test_start_from_qwen3_and_from_a_run(tmp_path):
