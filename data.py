@@ -1,106 +1,113 @@
-"""Data: clips of talking faces in, batches of latents out. Imports nothing of ours but the cartoon talkers (lab/cartoon.py).
+"""Data: clips of talking faces in, batches of latents out.
 
-A clip is a text, a square video (T, S, S, 3) uint8 at 25 frames a second and mono audio (n,) float32 of exactly T frames. It
-comes from SyntheticCorpus (cartoon talkers, made on the spot) or ClipFolder (real files); cache_clips decodes either once into a
-ClipStore for the autoencoders. Their latents live in a LatentSet; BatchOrder and collate make of it what the talker trains on:
-text ids (B, L), and for each modality latents (B, T, width).
-Axes: B batch, T frames, S image side, L text tokens, n audio samples (or clips, where said).
+A Clip is a text, a square video (T, S, S, 3) uint8 at 25 frames per second and mono audio (n,)
+float32 of exactly T frames. In the order in which data passes:
 
-The synthetic corpus stands for a recorded one such as GRID, whose grammar it borrows: one articulatory trajectory per utterance
-drives a formant synthesizer and a face renderer, so speech and face share their cause and the truth is known for every frame.
+    SyntheticCorpus or ClipFolder      makes or decodes a clip when asked
+      -> cache_clips -> ClipStore      decoded clips on disk, which the autoencoders learn from
+      -> LatentSet                     encoded clips on disk, which the Talker learns from
+      -> BatchOrder, collate           which clips, and one batch of them: text ids (B, L), and
+                                       for each modality latents (B, T, d)
 
-    python data.py --export truth --n 100 --split test      # writes clips to watch, and their texts
+The synthetic corpus stands for a recorded one such as GRID (Cooke et al., 2006), whose grammar it
+borrows. Cartoon speakers say its sentences (lab/cartoon.py); speech and face of an utterance come
+from one articulatory trajectory, so they share their cause, and the truth is known for every frame.
+
+Axis letters: B batch, T frames, S side of the pictures, L text tokens, n audio samples, d width of
+a latent. `python data.py` prints the shapes.
 """
 import hashlib
 import json
-import multiprocessing
-import os
-import subprocess
 import tempfile
 import unicodedata
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import Callable, Iterable, Iterator
 
-import imageio_ffmpeg
 import numpy as np
-import soundfile
 import torch
-from tqdm import tqdm
+from torch import Tensor
 
-from lab.cartoon import CONTROL_RATE, GRAMMAR, VERSION, articulate, make_talker, move_face, render, synthesize
+from engine.media import (BrokenClip, digest, fit_length, kept, parallel, read_audio,
+                          read_transcript, read_video, write_json)
+from lab.cartoon import (CONTROL_RATE, GRAMMAR, VERSION, articulate, make_speaker, move_face,
+                         render, synthesize)
+from model import FPS
 
-FPS = 25
 SPLITS = ("train", "dev", "test")
-SHORTEST, LONGEST = 10, 30 * FPS                        # frames of a usable clip
+SHORTEST, LONGEST = 10, 30 * FPS            # frames of a usable clip
 
 
 @dataclass
 class Clip:
     """One utterance, seen and heard."""
+
     name: str
     text: str
     video: np.ndarray                       # (T, S, S, 3) uint8
     audio: np.ndarray                       # (T * sample_rate // FPS,) float32 in [-1, 1]
-    talker: int | None = None               # synthetic clips only
-    opening: np.ndarray | None = None       # (T,) float32, the true mouth opening, 0 shut to 1 wide; synthetic clips only
+    speaker: int | None = None              # their number; None for real clips
+    tracks: dict[str, np.ndarray] | None = None     # name -> (T,) float32, the true controls of the
+    #                                         face (lab.cartoon.move_face); None for real clips
+
+    @property
+    def opening(self) -> np.ndarray | None:
+        """(T,) float32, the true opening of the mouth, 0 shut to 1 wide; None if unknown."""
+        return self.tracks["opening"] if self.tracks else None
 
 
-class BrokenClip(ValueError):
-    """A clip that can't be used: its path and the reason, one line."""
-
-    def __init__(self, path, reason):
-        super().__init__(str(path), reason)             # both as arguments, so that it survives the trip from a worker process
-        self.path, self.reason = str(path), reason
-
-    def __str__(self):
-        return f"{self.path}: {self.reason}"
-
-
-def check_split(split, splits=SPLITS):
+def check_split(split: str, splits=SPLITS) -> None:
     if split not in splits:
         raise ValueError(f"there is no split {split!r}: use {', '.join(splits)}")
 
 
-def stable_hash(parts):
-    """JSON-able parts -> 16 hex digits that are the same in every process and on every machine."""
+def stable_hash(parts) -> str:
+    """What JSON can write -> 16 hexadecimal digits, the same in every process (unlike `hash`)."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-# ---- text: characters to ids ---------------------------------------------------------------------------------------------------
-
+# ----------------------------------------------------------------------------------------- text
 TEXT_VOCAB = ("<pad>", "<unknown>", *" abcdefghijklmnopqrstuvwxyz0123456789'.,?!-:;")
 
 
-def encode_text(text):
-    """Text -> list of ids, one a character, none of them 0 (padding). Accents are folded, case and repeated spaces dropped.
+def encode_text(text: str) -> list[int]:
+    """Text -> ids, one per character, none of them 0 (padding).
 
-    ValueError if no letter or digit is left: there would be nothing to say."""
-    plain = text.translate(str.maketrans("’‘–—", "''--"))           # typeset marks that Unicode doesn't fold by itself
-    folded = [mark for mark in unicodedata.normalize("NFKD", plain).casefold() if not unicodedata.combining(mark)]
-    ids = [TEXT_VOCAB.index(mark) if mark in TEXT_VOCAB else 1 for mark in " ".join("".join(folded).split())]
-    if not any(TEXT_VOCAB[number].isalnum() for number in ids):
-        raise ValueError(f"the text {text[:40]!r} has no letter a-z and no digit, so there is nothing to say")
+    Accents are folded, case and repeated spaces dropped; what else is not in TEXT_VOCAB becomes 1.
+    ValueError if no letter or digit is left."""
+    # NFKD takes accents off their letters. A few typeset marks it leaves as they are.
+    plain = text.translate(str.maketrans("’‘–—", "''--"))
+    marks = unicodedata.normalize("NFKD", plain).casefold()
+    folded = "".join(mark for mark in marks if not unicodedata.combining(mark))
+    spaced = " ".join(folded.split())
+
+    ids = [TEXT_VOCAB.index(mark) if mark in TEXT_VOCAB else 1 for mark in spaced]
+    if not any(TEXT_VOCAB[i].isalnum() for i in ids):
+        raise ValueError(
+            f"the text {text[:40]!r} has no letter a-z and no digit, so there is nothing to say")
     return ids
 
 
-def pad_text(ids):
-    """Lists of ids -> (B, L) int64, padded on the left with 0, and their mask (B, L) bool (another vocabulary may use 0)."""
-    padding = [max(map(len, ids)) - len(row) for row in ids]
-    text = torch.tensor([[0] * n + list(row) for n, row in zip(padding, ids)])
-    return text, torch.arange(text.shape[1]) >= torch.tensor(padding)[:, None]
+def pad_text(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
+    """Ids of B texts -> text (B, L) int64, padded on the left with 0, and its mask (B, L) bool,
+    which alone tells what is padding: another vocabulary may use 0 as well."""
+    longest = max(len(row) for row in ids)
+    padding = [longest - len(row) for row in ids]
+    text = torch.tensor([[0] * n + list(row) for n, row in zip(padding, ids)])    # (B, L)
+    mask = torch.arange(longest) >= torch.tensor(padding)[:, None]                # (B, L)
+    return text, mask
 
 
-# ---- the synthetic corpus ------------------------------------------------------------------------------------------------------
-
-def split_of_sentence(text):
-    """The split of a sentence, by a hash of the sentence itself: no test sentence is in a train set, whatever the seed."""
+# ------------------------------------------------------------------------- the synthetic corpus
+def split_of_sentence(text: str) -> str:
+    """The split of a sentence, by a hash of the sentence itself: 5 % test, 5 % dev. Whatever the
+    seed of a corpus, no test sentence is in a training set."""
     percent = int(stable_hash(text), 16) % 100
     return "test" if percent < 5 else "dev" if percent < 10 else "train"
 
 
-def draw_sentence(rng, split):
-    """A random sentence of a split."""
+def draw_sentence(rng: np.random.Generator, split: str) -> str:
+    """A random sentence of a split: draw until one belongs to it."""
     while True:
         text = " ".join(words[rng.integers(len(words))] for words in GRAMMAR)
         if split_of_sentence(text) == split:
@@ -108,404 +115,501 @@ def draw_sentence(rng, split):
 
 
 class SyntheticCorpus:
-    """Sentences of GRID's grammar, spoken by cartoon talkers. Clip i is made when asked, from seed, split, i and talkers alone.
+    """Sentences of GRID's grammar, spoken by cartoon speakers. Clip i is made when it is asked for,
+    and depends on seed, split, i and speakers alone.
 
-    split: train, dev or test; no sentence is in two. n: clips. talkers: their numbers, by default 0 to 255 for train, 0 to 31 for
-    dev and test; UNSEEN, from 256 on, are never in train's. size: image side in pixels. sample_rate: a multiple of 200 Hz from
-    16000 on. Bad arguments raise ValueError."""
-    TALKERS = dict(train=range(256), dev=range(32), test=range(32))
+    Args:
+        split: train, dev or test. No sentence is in two of them.
+        n: number of clips.
+        speakers: their numbers; by default 0 to 255 for train, 0 to 31 for dev and test. Those of
+            UNSEEN, from 256 on, are never in the default of train.
+        size: side of the pictures in pixels.
+        sample_rate: in Hz, a multiple of 200 from 16000 on.
+
+    Raises ValueError for arguments out of these ranges.
+    """
+    SPEAKERS = dict(train=range(256), dev=range(32), test=range(32))
     UNSEEN = range(256, 288)
 
-    def __init__(self, split="train", n=1000, talkers=None, seed=0, size=64, sample_rate=16000):
+    def __init__(self, split="train", n=1000, speakers: Iterable[int] | None = None, seed=0,
+                 size=64, sample_rate=16000):
         check_split(split)
-        talkers = list(self.TALKERS[split] if talkers is None else talkers)
-        if not talkers or min(talkers) < 0:
-            raise ValueError(f"talkers must be one or more numbers from 0 on, such as range(32); got {talkers}")
+        speakers = list(self.SPEAKERS[split] if speakers is None else speakers)
+        if not speakers or min(speakers) < 0:
+            raise ValueError(
+                "speakers must be one or more numbers from 0 on, such as range(32); "
+                f"got {speakers}")
         if n < 1 or seed < 0:
-            raise ValueError(f"the corpus needs n of at least 1 and a seed of at least 0; got n={n}, seed={seed}")
+            raise ValueError("the corpus needs n of at least 1 and a seed of at least 0; "
+                             f"got n={n}, seed={seed}")
         if size < 16 or sample_rate < 16000 or sample_rate % CONTROL_RATE:
-            raise ValueError(f"the corpus needs a size of at least 16 and a sample rate from 16000 on that is a multiple of "
-                             f"{CONTROL_RATE}; got size={size}, sample_rate={sample_rate}")
-        if split == "train":                            # so that the first few clips hold voices of every kind
-            talkers = np.random.default_rng(0).permutation(talkers).tolist()
-        self.split, self.n, self.talkers, self.seed, self.size, self.sample_rate = split, n, talkers, seed, size, sample_rate
-        self.key = stable_hash(["synthetic", VERSION, split, talkers, seed, size, sample_rate])
+            raise ValueError(
+                "the corpus needs a size of at least 16 and a sample rate from 16000 on that is a "
+                f"multiple of {CONTROL_RATE}; got size={size}, sample_rate={sample_rate}")
 
-    def __len__(self):
+        # Clip i is by speaker i modulo their number. For training they are shuffled, so that the
+        # first few clips hold voices of every kind.
+        if split == "train":
+            speakers = np.random.default_rng(0).permutation(speakers).tolist()
+        self.split = split
+        self.n = n
+        self.speakers = speakers
+        self.seed = seed
+        self.size = size
+        self.sample_rate = sample_rate
+        # The key says what the clips depend on (not n: more clips begin with the same ones).
+        self.key = stable_hash(["synthetic", VERSION, split, speakers, seed, size, sample_rate])
+
+    def __len__(self) -> int:
         return self.n
 
-    def text(self, index):
-        """The sentence of clip `index`, without making the clip."""
+    def text(self, index: int) -> str:
+        """The sentence of a clip, without making the clip."""
         if not 0 <= index < self.n:
             raise IndexError(f"clip {index} of a corpus of {self.n}")
-        return draw_sentence(np.random.default_rng([self.seed, SPLITS.index(self.split), index]), self.split)
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        return draw_sentence(rng, self.split)
 
-    def __getitem__(self, index):
-        text, talker = self.text(index), self.talkers[index % len(self.talkers)]
-        return self._make(f"{self.split}_{index:05d}_t{talker:03d}", text, talker, [self.seed, SPLITS.index(self.split), index, 1])
+    def __getitem__(self, index: int) -> Clip:
+        text = self.text(index)
+        speaker = self.speakers[index % len(self.speakers)]
+        name = f"{self.split}_{index:05d}_s{speaker:03d}"
+        entropy = [self.seed, SPLITS.index(self.split), index, 1]
+        return self._make(name, text, speaker, entropy)
 
-    def references(self, talker):
-        """Fixed utterances of any talker (train sentences), 'the voice and face of talker N': 8 of one this corpus holds, 1 of a stranger."""
-        numbers = range(2, 18, 2) if talker in self.talkers else [2]
-        texts = [draw_sentence(np.random.default_rng([VERSION, talker, number]), "train") for number in numbers]
-        return [self._make(f"reference_t{talker:03d}", text, talker, [VERSION, talker, n + 1]) for n, text in zip(numbers, texts)]
+    def references(self, speaker: int) -> list[Clip]:
+        """Reference clips for voice and face of a speaker, always the same ones, of training
+        sentences: 8 for a speaker of this corpus, 1 for any other."""
+        numbers = range(2, 18, 2) if speaker in self.speakers else [2]
+        clips = []
+        for number in numbers:
+            rng = np.random.default_rng([VERSION, speaker, number])
+            text = draw_sentence(rng, "train")
+            entropy = [VERSION, speaker, number + 1]
+            clips.append(self._make(f"reference_s{speaker:03d}", text, speaker, entropy))
+        return clips
 
-    def _make(self, name, text, number, entropy):
-        rng, talker = np.random.default_rng(entropy), make_talker(number)
-        tracks = articulate(text, talker, rng)
-        controls = move_face(tracks, rng)
-        audio = synthesize(tracks, talker, self.sample_rate, rng)
-        return Clip(name, text, render(controls, talker, self.size), audio, number, controls["opening"])
-
-
-# ---- files: reading and writing clips ------------------------------------------------------------------------------------------
-
-def run_ffmpeg(path, *arguments, data=b""):
-    """Run ffmpeg -> the bytes it writes to its standard output. A failure is a BrokenClip with ffmpeg's own last line."""
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *map(str, arguments)]
-    done = subprocess.run(command, input=data, capture_output=True)
-    complaint = done.stderr.decode(errors="replace").strip()
-    if done.returncode and "matches no streams" in complaint:
-        raise BrokenClip(path, "it has no video stream" if "0:V:0" in command else "it has no audio stream")
-    if done.returncode and "non positive size" in complaint:
-        raise BrokenClip(path, "the crop does not fit into the picture")
-    if "partial file" in complaint or "ended prematurely" in complaint:
-        raise BrokenClip(path, "the file is truncated: its end is missing")
-    if done.returncode:
-        raise BrokenClip(path, "ffmpeg: " + (complaint or "failed without a word").splitlines()[-1])
-    return done.stdout
+    def _make(self, name: str, text: str, number: int, entropy: list[int]) -> Clip:
+        rng = np.random.default_rng(entropy)
+        speaker = make_speaker(number)
+        # One trajectory of the articulators moves the face and makes the sound.
+        trajectory = articulate(text, speaker, rng)
+        controls = move_face(trajectory, rng)
+        audio = synthesize(trajectory, speaker, self.sample_rate, rng)
+        video = render(controls, speaker, self.size)
+        return Clip(name, text, video, audio, number, controls)
 
 
-def decode(path, *options):
-    """What ffmpeg makes of a file, with these options for the output: bytes."""
-    if not Path(path).is_file() or not Path(path).stat().st_size:
-        raise BrokenClip(path, "the file is empty" if Path(path).is_file() else "there is no such file")
-    raw = run_ffmpeg(path, "-i", f"file:{path}", *options, "-")
-    if not raw:
-        raise BrokenClip(path, "nothing could be decoded from it")
-    return raw
-
-
-def read_video(path, size, crop=None):
-    """Pictures of any video file at 25 fps -> (T, size, size, 3) uint8, or BrokenClip. crop: (x, y, side) in source pixels, or the central square."""
-    x, y, side = crop or ("(iw-ow)/2", "(ih-oh)/2", "min(iw,ih)")
-    if crop:                                            # ffmpeg would move a crop that sticks out; -1 makes it complain
-        side = f"if(lte({x}+{side},iw)*lte({y}+{side},ih),{side},-1)"
-    filters = f"fps={FPS}:start_time=0,crop=w='{side}':h='{side}':x='{x}':y='{y}',scale={size}:{size}:flags=lanczos"
-    raw = decode(path, "-map", "0:V:0", "-vf", filters, "-f", "rawvideo", "-pix_fmt", "rgb24")
-    return np.frombuffer(raw, np.uint8).reshape(-1, size, size, 3)
-
-
-def read_audio(path, sample_rate):
-    """Sound of any audio or video file, mono -> (n,) float32 in [-1, 1]; it starts when the video does. BrokenClip if it has none."""
-    filters = f"aresample={sample_rate}:async=1:first_pts=0"         # a late start becomes silence, not a shift against the video
-    raw = decode(path, "-map", "0:a:0", "-af", filters, "-ac", 1, "-f", "f32le")
-    return np.clip(np.frombuffer(raw, np.float32), -1, 1)
-
-
-def read_clip(path, size, sample_rate, crop=None):
-    """A video file with sound -> Clip without a text, as long as its video. BrokenClip if it can't be used."""
+# ------------------------------------------------------------------------------------ real clips
+def read_clip(path: Path | str, size: int, sample_rate: int, crop: tuple | None = None) -> Clip:
+    """A video file with sound -> Clip without a text, as long as its video. Raises BrokenClip.
+    The arguments are those of ClipFolder."""
     video = read_video(path, size, crop)
     if not SHORTEST <= len(video) <= LONGEST:
-        raise BrokenClip(path, f"too {'short' if len(video) < SHORTEST else 'long'}: {len(video) / FPS:.2f} s; "
+        wrong = "short" if len(video) < SHORTEST else "long"
+        raise BrokenClip(path, f"too {wrong}: {len(video) / FPS:.2f} s; "
                                f"a clip has {SHORTEST / FPS} to {LONGEST // FPS} s")
-    return Clip(Path(path).stem, "", video, fit_length(read_audio(path, sample_rate), len(video), sample_rate))
-
-
-def film_options(height, width, side):
-    """ffmpeg's options: for raw pictures from its standard input, and for H.264 and AAC in an mp4, enlarged until the short side is `side`."""
-    enlarge = max(1, side / min(height, width))
-    wide, high = (2 * int(np.ceil(enlarge * length / 2)) for length in (width, height))          # H.264 wants even sides
-    return (["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", FPS, "-i", "-"],
-            ["-vf", f"scale={wide}:{high}:flags=lanczos", "-c:v", "libx264", "-crf", 14, "-pix_fmt", "yuv420p", "-c:a", "aac", "-b:a", "128k", "-f", "mp4"])
-
-
-def write_clip(path, video, audio, sample_rate, side=256):
-    """Write an mp4 that any player plays: H.264 at 25 fps and AAC, exactly as long as the video.
-
-    video: (T, H, W, 3) uint8, enlarged until its short side is at least `side`. audio: (n,) float32 in [-1, 1], or None.
-    ValueError for arrays of another kind or for sound that is not finite."""
-    if video.dtype != np.uint8 or video.ndim != 4 or video.shape[3] != 3 or not video.size:
-        raise ValueError(f"{path}: the video must be (T, H, W, 3) uint8 with T of at least 1; got {video.shape} {video.dtype}")
-    frames, height, width = video.shape[:3]
-    pictures, coding = film_options(height, width, side)
-    coding = [*coding, "-movflags", "+faststart", "-t", frames / FPS, f"file:{path}.part"]
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder:
-        sound = []
-        if audio is not None:
-            if audio.ndim != 1 or not np.isfinite(audio).all():
-                raise ValueError(f"{path}: the audio must be (n,) finite numbers; got shape {audio.shape}")
-            soundfile.write(f"{folder}/audio.wav", fit_length(audio, frames, sample_rate).clip(-1, 1), sample_rate)
-            sound = ["-i", f"{folder}/audio.wav"]
-        run_ffmpeg(path, *pictures, *sound, *coding, data=video.tobytes())
-        os.replace(f"{path}.part", path)                # a killed run leaves no half of a clip
-
-
-def fit_length(audio, frames, sample_rate):
-    """Cut (n,) audio, or pad it with silence, to exactly that many video frames."""
-    samples = frames * sample_rate // FPS
-    return np.pad(audio[:samples], (0, max(0, samples - len(audio))))
+    audio = fit_length(read_audio(path, sample_rate), len(video), sample_rate)
+    return Clip(Path(path).stem, "", video, audio)
 
 
 class ClipFolder:
-    """A tree of video files with the text of each beside it: same stem, .txt, or GRID's .align (lines 'start end word').
+    """A tree of video files with the text of each beside it: the same name, ending in .txt, or in
+    .align as in GRID (lines `start end word`).
 
-    split: by a hash of the stem, about 90 / 5 / 5 % (in GRID the stem is the sentence, so its speakers stay together); dev and
-    test have a clip each when there are three, and fewer than that serve as every split; "all" takes them all. size: image side in
-    pixels. crop: (x, y, side) in source pixels, or the central square. ValueError if no clip is found; asking for an unusable one raises
-    BrokenClip."""
+    Args:
+        root: the folder.
+        split: train, dev or test, see `split_paths`; "all" takes all clips.
+        size: side of the pictures in pixels. sample_rate: in Hz.
+        crop: (x, y, side) in pixels of the files; None is the largest square in the centre.
+
+    Raises ValueError if no clip is found. Asking for a clip that can't be used raises BrokenClip.
+    """
     ENDINGS = (".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm")
 
-    def __init__(self, root, split="train", size=64, sample_rate=16000, crop=None):
+    def __init__(self, root: Path | str, split="train", size=64, sample_rate=16000,
+                 crop: tuple | None = None):
         check_split(split, (*SPLITS, "all"))
         if size < 16 or sample_rate < 8000 or sample_rate % (4 * FPS):
-            raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS}; got {size} and {sample_rate}")
+            raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS}; "
+                             f"got {size} and {sample_rate}")
         if crop is not None and (len(crop) != 3 or min(crop) < 0 or crop[2] < 2):
-            raise ValueError(f"crop must be three numbers, x, y and side, in pixels of the source; got {crop}")
-        self.root, self.size, self.sample_rate, self.crop = Path(root), size, sample_rate, crop
+            raise ValueError("crop must be three numbers, x, y and side, in pixels of the source; "
+                             f"got {crop}")
+        self.root = Path(root)
+        self.size = size
+        self.sample_rate = sample_rate
+        self.crop = crop
         if not self.root.is_dir():
             raise ValueError(f"{root}: there is no such folder of clips")
-        paths = sorted(path for path in self.root.rglob("*") if path.suffix.lower() in self.ENDINGS and path.name[0] != ".")
-        if not paths:
-            raise ValueError(f"{root}: no clips in it or below it; looked for files ending in {' '.join(self.ENDINGS)}")
-        draws = {path: int(stable_hash(path.stem), 16) / 16 ** 16 for path in paths}
-        paths.sort(key=lambda path: (draws[path], path))        # the lowest draws are test, the next dev
-        if len(paths) >= 3 and split != "all":
-            test = min(max(1, sum(draw < .05 for draw in draws.values())), len(paths) - 2)
-            dev = min(max(test + 1, sum(draw < .1 for draw in draws.values())), len(paths) - 1)
-            paths = dict(test=paths[:test], dev=paths[test:dev], train=paths[dev:])[split]
-        self.paths = paths                              # in the order of the draws: the first few are of every kind
-        contents = hashlib.sha256()
-        for path in tqdm(self.paths, desc=f"looking at {root}", delay=2):
-            with open(path, "rb") as file:              # its length and both ends tell a version of a file from another
-                head, length = file.read(65536), file.seek(0, os.SEEK_END)
-                file.seek(max(0, length - 65536))
-                contents.update(json.dumps([str(path.relative_to(root)), length]).encode() + head + file.read())
-            for script in (path.with_suffix(".txt"), path.with_suffix(".align")):
-                contents.update(script.read_bytes() if script.is_file() else b"-")
-        self.key = stable_hash([contents.hexdigest(), size, sample_rate, crop, split])
+        found = [path for path in self.root.rglob("*")
+                 if path.suffix.lower() in self.ENDINGS and path.name[0] != "."]
+        if not found:
+            raise ValueError(f"{root}: no clips in it or below it; looked for files ending in "
+                             f"{' '.join(self.ENDINGS)}")
+        self.paths = split_paths(found, split)
+        self.key = stable_hash([digest(self.root, self.paths), size, sample_rate, crop, split])
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.paths)
 
-    def text(self, index):
+    def text(self, index: int) -> str:
+        """What is said in a clip. Raises BrokenClip if that is unknown, or nothing."""
         path = self.paths[index]
         try:
-            if path.with_suffix(".txt").is_file():
-                text = " ".join(path.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
-            else:
-                lines = path.with_suffix(".align").read_text(encoding="utf-8").splitlines()
-                text = " ".join(word for line in lines for word in line.split()[2:] if word not in ("sil", "sp"))
-            encode_text(text)                           # complains of a text without a word
+            text = read_transcript(path)
+            encode_text(text)                           # raises ValueError if there is no word
         except FileNotFoundError:
-            raise BrokenClip(path, "no text beside it (same name, ending in .txt or .align)") from None
+            raise BrokenClip(
+                path, "no text beside it (same name, ending in .txt or .align)") from None
         except ValueError as error:
             raise BrokenClip(path, f"its text can't be used: {error}") from None
         return text
 
-    def __getitem__(self, index):
-        path, text = self.paths[index], self.text(index)
-        name = "_".join(path.relative_to(self.root).with_suffix("").parts)
+    def __getitem__(self, index: int) -> Clip:
+        path = self.paths[index]
+        text = self.text(index)
         clip = read_clip(path, self.size, self.sample_rate, self.crop)
-        if len(text) > 2 * len(clip.video):             # nobody speaks 50 characters a second
-            raise BrokenClip(path, f"its text has {len(text)} characters, and the clip lasts only {len(clip.video) / FPS:.1f} s")
+        # Nobody speaks 50 characters per second: such a text belongs to another clip.
+        if len(text) > 2 * len(clip.video):
+            raise BrokenClip(path, f"its text has {len(text)} characters, and the clip lasts only "
+                                   f"{len(clip.video) / FPS:.1f} s")
+        name = "_".join(path.relative_to(self.root).with_suffix("").parts)
         return replace(clip, name=name, text=text)
 
 
-class ClipStore:
-    """Decoded clips in a folder made by cache_clips, memory-mapped, so that memory stays bounded however many there are.
+def split_paths(paths: list[Path], split: str) -> list[Path]:
+    """The files of a split: about 5 % test, 5 % dev, and the rest for training.
 
-    frames: (n,) lengths. skipped: list of broken clips, one line each. places: number of a clip in its source -> in here. size,
-    sample_rate, key: of the clips."""
-
-    def __init__(self, folder):
-        if not (Path(folder) / "index.json").is_file():
-            raise ValueError(f"{folder}: no finished cache of clips here; cache_clips makes one")
-        self.index = json.loads((Path(folder) / "index.json").read_text())
-        self.size, self.sample_rate, self.key, self.skipped = (self.index[name] for name in ("size", "sample_rate", "key", "skipped"))
-        self.frames = np.array([length for *_, length in self.index["clips"]])
-        self.places = {number: place for place, number in enumerate(self.index["numbers"])}
-        self.starts = np.concatenate([[0], np.cumsum(self.frames)])
-        self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=(self.starts[-1], self.size, self.size, 3))
-        self.audio = np.memmap(f"{folder}/audio.i16", np.int16, "r")
-
-    def __len__(self):
-        return len(self.frames)
-
-    def __getitem__(self, index):
-        name, text, talker, opening, _ = self.index["clips"][index]
-        start, end = self.starts[index], self.starts[index + 1]
-        audio = self.audio[start * self.sample_rate // FPS:end * self.sample_rate // FPS].astype(np.float32) / 32767
-        return Clip(name, text, self.video[start:end], audio, talker, opening and np.array(opening, np.float32))
+    A hash of the file's name without ending decides, so that a folder may grow and few clips change
+    sides. In GRID that name is the sentence, which all speakers of it thus say in one split. dev
+    and test have a clip each if there are three; fewer than that serve as every split."""
+    # The lowest hashes are test, the next ones dev. In this order the first few files of a split
+    # are of every kind.
+    draws = {path: int(stable_hash(path.stem), 16) / 16 ** 16 for path in paths}    # in [0, 1)
+    paths = sorted(paths, key=lambda path: (draws[path], path))
+    if split == "all" or len(paths) < 3:
+        return paths
+    test = sum(draw < 0.05 for draw in draws.values())
+    dev = sum(draw < 0.1 for draw in draws.values())
+    test = min(max(1, test), len(paths) - 2)
+    dev = min(max(test + 1, dev), len(paths) - 1)
+    return dict(test=paths[:test], dev=paths[test:dev], train=paths[dev:])[split]
 
 
-def cache_clips(source, n, folder, workers=2, label="corpus"):
-    """Make or decode the first n clips of a SyntheticCorpus or ClipFolder (all, if fewer) into a folder, in `workers` processes.
-
-    What is there is reused if it has the same key and n. Broken clips are named and left out; ValueError if all are broken.
-    Returns the ClipStore."""
-    folder, n = Path(folder), min(n, len(source))
-    index = folder / "index.json"
-    if index.is_file():
-        found = json.loads(index.read_text())
-        if "numbers" in found and (found["key"], found["n"]) == (source.key, n):
-            return ClipStore(folder)
-        index.unlink()                                  # from here until it is written again the cache counts as unfinished
-    folder.mkdir(parents=True, exist_ok=True)
-    clips, numbers, skipped = [], [], []
-    with open(folder / "video.u8", "wb") as video, open(folder / "audio.i16", "wb") as audio:
-        for number, clip in kept(parallel(make_clip, source, n, workers, label), n, label, skipped):
-            video.write(clip.video)
-            audio.write(np.round(clip.audio * 32767).astype(np.int16))
-            opening = None if clip.opening is None else [round(float(value), 4) for value in clip.opening]
-            clips.append((clip.name, clip.text, clip.talker, opening, len(clip.video)))
-            numbers.append(number)
-    write_json(index, dict(key=source.key, n=n, size=source.size, sample_rate=source.sample_rate, skipped=skipped, numbers=numbers, clips=clips))
-    return ClipStore(folder)
-
-
-def kept(results, n, label, skipped):
-    """What was made of n clips -> (number, result) of all but BrokenClips, which are listed in `skipped` and named at the end; ValueError
-    if all are broken."""
-    for number, result in enumerate(results):
-        if isinstance(result, BrokenClip):
-            skipped.append(str(result))
-        else:
-            yield number, result
-    if len(skipped) == n:
-        raise ValueError(f"{label}: none of the {n} clips can be used; the first reasons:\n  " + "\n  ".join(skipped[:3]))
-    if skipped:
-        print(f"{label}: {len(skipped)} of {n} clips can't be used:\n  " + "\n  ".join(skipped[:10] + ["..."] * (len(skipped) > 10)))
-
-
-def make_clip(source, index):
-    """Clip `index`, or the BrokenClip that tells why there is none."""
+# --------------------------------------------------------------------- clips one after the other
+def make_clip(source, index: int) -> Clip | BrokenClip:
+    """A clip of a source, or the BrokenClip that says why there is none."""
     try:
         return source[index]
     except BrokenClip as error:
         return error
 
 
-def parallel(function, source, n, workers, label):
-    """function(source, 0), function(source, 1), ... in order, from worker processes, behind a progress bar."""
-    with multiprocessing.Pool(workers) as pool:
-        yield from tqdm(pool.imap(partial(function, source), range(n), chunksize=8), desc=label, total=n, unit="clip")
+def usable(source, needed=True) -> Iterator[Clip]:
+    """The clips of a source. Broken ones are named and left out; ValueError if all are broken and
+    one is needed."""
+    found = 0
+    for i in range(len(source)):
+        clip = make_clip(source, i)
+        if isinstance(clip, BrokenClip):
+            print(f"left out {clip}")
+            continue
+        found += 1
+        yield clip
+    if not found and needed:
+        raise ValueError(f"none of the {len(source)} clips can be used")
 
 
-def write_json(path, content):
-    """Write a json file in one stroke: a killed run leaves the old one or the new one."""
-    Path(f"{path}.part").write_text(json.dumps(content))
-    os.replace(f"{path}.part", path)
+# -------------------------------------------------------------------------------- decoded clips
+STORE_FORMAT = 2                            # raise it whenever the files of a ClipStore change
 
 
-# ---- latents: what the talker trains on ----------------------------------------------------------------------------------------
+def read_index(folder: Path | str) -> dict | None:
+    """index.json of a finished ClipStore; None if there is none, or one of another format."""
+    path = Path(folder) / "index.json"
+    index = json.loads(path.read_text()) if path.is_file() else {}
+    return index if index.get("format") == STORE_FORMAT else None
 
+
+class ClipStore:
+    """Decoded clips in a folder that cache_clips made. Item i is a Clip.
+
+    The files hold all clips one after the other: video.u8 (frames of all, S, S, 3), audio.i16
+    (samples of all,) and, if the source has tracks, tracks.f32 (frames of all, number of tracks).
+    They are memory-mapped, so that memory stays bounded however many clips there are.
+
+    Attributes: frames, (n,) lengths. skipped: the broken clips, one line each. places: number of a
+    clip in its source -> its number in here. size, sample_rate, key: those of the source.
+    """
+
+    def __init__(self, folder: Path | str):
+        index = read_index(folder)
+        if index is None:
+            raise ValueError(f"{folder}: no finished cache of clips here; cache_clips makes one")
+        self.size = index["size"]
+        self.sample_rate = index["sample_rate"]
+        self.key = index["key"]
+        self.skipped = index["skipped"]
+        self.clips = index["clips"]                     # name, text, speaker, frames of each
+        self.places = {number: place for place, number in enumerate(index["numbers"])}
+
+        # Clip i has the rows starts[i] to starts[i + 1] of each file.
+        self.frames = np.array([frames for *_, frames in self.clips])
+        self.starts = np.concatenate([[0], np.cumsum(self.frames)])
+        total = self.starts[-1]
+        shape = (total, self.size, self.size, 3)
+        self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=shape)
+        self.audio = np.memmap(f"{folder}/audio.i16", np.int16, "r")
+        self.track_names = index["tracks"]
+        if self.track_names:
+            shape = (total, len(self.track_names))
+            self.tracks = np.memmap(f"{folder}/tracks.f32", np.float32, "r", shape=shape)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Clip:
+        name, text, speaker, _ = self.clips[index]
+        start, end = self.starts[index], self.starts[index + 1]
+        samples = slice(start * self.sample_rate // FPS, end * self.sample_rate // FPS)
+        audio = self.audio[samples].astype(np.float32) / 32767
+        tracks = None
+        if self.track_names:
+            tracks = dict(zip(self.track_names, np.array(self.tracks[start:end].T, order="C")))
+        return Clip(name, text, self.video[start:end], audio, speaker, tracks)
+
+
+def cache_clips(source, n: int, folder: Path | str, workers=2, label="corpus") -> ClipStore:
+    """Make or decode the first n clips of a source (all, if it has fewer) into a folder.
+
+    A finished store there is reused if its clips are the same ones. Broken clips are named and left
+    out. workers: processes. ValueError if all clips are broken.
+    """
+    folder = Path(folder)
+    n = min(n, len(source))
+    index = read_index(folder)
+    if index and (index["key"], index["n"]) == (source.key, n):
+        return ClipStore(folder)
+
+    # The index is written last. From here until then the store counts as unfinished.
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
+    (folder / "tracks.f32").unlink(missing_ok=True)
+    clips = []
+    numbers = []
+    skipped = []
+    made = parallel(make_clip, source, n, workers, label)
+    with open(folder / "video.u8", "wb") as video, open(folder / "audio.i16", "wb") as audio:
+        for number, clip in kept(made, n, label, skipped):
+            video.write(clip.video)
+            audio.write(np.round(clip.audio * 32767).astype(np.int16))
+            # The tracks, one column each, if this source knows any. All its clips have the same.
+            names = list(clip.tracks or {})
+            if names:
+                with open(folder / "tracks.f32", "ab") as tracks:
+                    tracks.write(np.stack([clip.tracks[name] for name in names], 1))     # (T, K)
+            clips.append((clip.name, clip.text, clip.speaker, len(clip.video)))
+            numbers.append(number)
+    write_json(folder / "index.json", dict(
+        format=STORE_FORMAT, key=source.key, n=n, size=source.size, sample_rate=source.sample_rate,
+        tracks=names, skipped=skipped, numbers=numbers, clips=clips))
+    return ClipStore(folder)
+
+
+# -------------------------------------------------------------------------------- encoded clips
 class LatentSet:
-    """Encoded clips in a folder, memory-mapped. Item i is a dict of tensors: text (L,) int64, the sequences audio (T, 32) and
-    motion (T, M), and the globals voice (G,) and pose (M,), float32. Any other names do as well: two axes make a sequence, one a global.
+    """Encoded clips in a folder, memory-mapped. Item i is a dict of tensors: text (L,) int64, and
+    float32 arrays by name.
 
-    frames: (n,) lengths. texts: of the clips."""
+    An array with two axes is a sequence, (T, d), with as many frames as the clip; one with a single
+    axis is a vector per clip, (G,). train.py writes for each modality NAME a sequence of latents,
+    and a vector NAME_condition that its flow-matching head is conditioned on. Any other names do.
+
+    Attributes: frames, (n,) lengths. texts: of the clips. sequences: names of the sequences.
+    arrays: name -> (frames of all, d), or (n, G).
+    """
 
     @staticmethod
-    def write(folder, items):
-        """items: dicts of name, text and arrays as above, one a clip, written as they come. ValueError for arrays that are not
-        finite or not of one length, or when there are no items."""
+    def write(folder: Path | str, items: Iterable[dict]) -> None:
+        """Write a set, clip by clip as they come.
+
+        items: per clip a dict of name, text and arrays as above. ValueError for sequences that are
+        not of one length, for numbers that are not finite, or if there are no items."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "meta.json").unlink(missing_ok=True)  # written last: without it the set counts as unfinished
-        texts, frames, widths, sequences, files = [], [], {}, [], {}
+        # meta.json is written last: without it the set counts as unfinished.
+        (folder / "meta.json").unlink(missing_ok=True)
+        texts = []
+        frames = []
+        widths = {}
+        sequences = []
+        files = {}
         for item in items:
-            arrays = {key: np.asarray(item[key], np.float32) for key in sorted(item.keys() - {"name", "text"})}
+            names = sorted(item.keys() - {"name", "text"})
+            arrays = {name: np.asarray(item[name], np.float32) for name in names}
             lengths = {len(array) for array in arrays.values() if array.ndim == 2}
             if len(lengths) != 1 or not all(np.isfinite(array).all() for array in arrays.values()):
-                raise ValueError(f"{item['name']}: latents must be finite and of one length; got {[x.shape for x in arrays.values()]}")
-            for key, array in arrays.items():
-                if key not in files:
-                    files[key], widths[key] = open(folder / f"{key}.f32", "wb"), array.shape[-1]
-                    sequences += [key] if array.ndim == 2 else []
-                files[key].write(array)
+                shapes = [array.shape for array in arrays.values()]
+                raise ValueError(
+                    f"{item['name']}: latents must be finite and of one length; got {shapes}")
+            for name, array in arrays.items():
+                if name not in files:
+                    files[name] = open(folder / f"{name}.f32", "wb")
+                    widths[name] = array.shape[-1]
+                    sequences += [name] if array.ndim == 2 else []
+                files[name].write(array.tobytes())
             texts.append(item["text"])
             frames.append(lengths.pop())
         for file in files.values():
             file.close()
         if not texts:
             raise ValueError(f"{folder}: there are no latents to write")
-        write_json(folder / "meta.json", dict(texts=texts, frames=frames, widths=widths, sequences=sequences))
+        write_json(folder / "meta.json",
+                   dict(texts=texts, frames=frames, widths=widths, sequences=sequences))
 
-    def __init__(self, folder, encode=encode_text):
+    def __init__(self, folder: Path | str, encode: Callable = encode_text):
         """encode: text -> ids."""
         if not (Path(folder) / "meta.json").is_file():
-            raise ValueError(f"{folder}: no finished set of latents here; `python train.py` makes one")
-        index = json.loads((Path(folder) / "meta.json").read_text())
-        self.texts, self.frames, self.sequences, self.encode = index["texts"], np.array(index["frames"]), index["sequences"], encode
+            raise ValueError(
+                f"{folder}: no finished set of latents here; `python train.py` makes one")
+        meta = json.loads((Path(folder) / "meta.json").read_text())
+        self.texts = meta["texts"]
+        self.frames = np.array(meta["frames"])
+        self.sequences = meta["sequences"]
+        self.encode = encode
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
-        self.arrays = {key: np.memmap(f"{folder}/{key}.f32", np.float32, "r").reshape(-1, width) for key, width in index["widths"].items()}
+        self.arrays = {
+            name: np.memmap(f"{folder}/{name}.f32", np.float32, "r").reshape(-1, width)
+            for name, width in meta["widths"].items()}
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.frames)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         item = {"text": torch.tensor(self.encode(self.texts[index]))}
-        for key, array in self.arrays.items():
-            rows = slice(self.starts[index], self.starts[index + 1]) if key in self.sequences else index
-            item[key] = torch.tensor(np.array(array[rows]))
+        for name, array in self.arrays.items():
+            rows = index
+            if name in self.sequences:
+                rows = slice(self.starts[index], self.starts[index + 1])
+            item[name] = torch.tensor(np.array(array[rows]))
         return item
 
 
-def collate(items, patch):
-    """Items of a LatentSet -> one batch: text (B, L) int64 and text_mask (B, L) bool, padded on the left; patches (B,) int64, the
-    whole patches of each clip; every sequence (B, most patches * patch, width), zero beyond its own; every global (B, width)."""
-    patches = torch.tensor([min(len(value) for value in item.values() if value.ndim == 2) // patch for item in items])
+# -------------------------------------------------------------------------------------- batches
+def collate(items: list[dict[str, Tensor]], patch: int) -> dict[str, Tensor]:
+    """Items of a LatentSet -> one batch.
+
+    Returns a dict:
+        text (B, L) int64 and text_mask (B, L) bool, padded on the left.
+        patches (B,) int64: whole patches of `patch` frames of each clip; frames beyond are dropped.
+        every sequence (B, most patches * patch, d), zeros beyond its own patches.
+        every vector per clip (B, G).
+
+    ValueError if a clip is shorter than a patch.
+    """
+    lengths = [min(len(value) for value in item.values() if value.ndim == 2) for item in items]
+    patches = torch.tensor([length // patch for length in lengths])                  # (B,)
     if patches.min() < 1:
         raise ValueError(f"a clip is shorter than one patch of {patch} frames")
     text, mask = pad_text([item["text"].tolist() for item in items])
+
     batch = dict(text=text, text_mask=mask, patches=patches)
-    for key in [key for key in items[0] if key != "text"]:
-        values = [item[key] if item[key].ndim == 1 else item[key][:count * patch] for item, count in zip(items, patches)]
-        batch[key] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)
+    for name in items[0]:
+        if name == "text":
+            continue
+        values = [item[name] for item in items]
+        if values[0].ndim == 2:
+            values = [value[:count * patch] for value, count in zip(values, patches)]
+        batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)      # (B, ...)
     return batch
 
 
 class BatchOrder:
-    """Endless lists of `batch_size` clip numbers of similar length, decided by the seed alone. An epoch shuffles the clips, sorts
-    windows of 32 batches by length and shuffles the batches; clips left over wait for the next epoch.
+    """Endless lists of `batch_size` clip numbers, clips of similar length together. The seed alone
+    decides them, and state_dict and load_state_dict make a killed run resume exactly.
 
-    lengths: (n,) frames; fewer clips than batch_size repeat. state_dict and load_state_dict make a killed run resume exactly."""
+    lengths: (n,) frames of the clips. If there are fewer clips than batch_size, they repeat.
+    """
 
-    def __init__(self, lengths, batch_size, seed=0):
+    def __init__(self, lengths, batch_size: int, seed=0):
         if len(lengths) < 1 or batch_size < 1:
-            raise ValueError(f"batches need at least 1 clip and a batch_size of at least 1; got {len(lengths)}, {batch_size}")
-        self.lengths, self.batch_size, self.seed, self.epoch, self.position = np.asarray(lengths), batch_size, seed, 0, 0
+            raise ValueError("batches need at least 1 clip and a batch_size of at least 1; "
+                             f"got {len(lengths)}, {batch_size}")
+        self.lengths = np.asarray(lengths)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+        self.position = 0                               # of the next batch in this epoch
         self.batches = self._shuffle()
 
-    def _shuffle(self):
+    def _shuffle(self) -> np.ndarray:
+        """The batches of this epoch, (number of batches, batch_size)."""
         rng = np.random.default_rng([self.seed, self.epoch])
+        # Shuffle the clips. Those that fill no whole batch wait for another epoch.
         order = rng.permutation(len(self.lengths))
         order = np.resize(order, max(1, len(order) // self.batch_size) * self.batch_size)
-        windows = np.split(order, range(32 * self.batch_size, len(order), 32 * self.batch_size))
-        order = np.concatenate([window[np.argsort(self.lengths[window], kind="stable")] for window in windows])
-        return rng.permutation(order.reshape(-1, self.batch_size))
 
-    def __next__(self):
+        # Sort windows of 32 batches by length: little padding, yet other neighbours every epoch.
+        window = 32 * self.batch_size
+        windows = np.split(order, range(window, len(order), window))
+        windows = [part[np.argsort(self.lengths[part], kind="stable")] for part in windows]
+
+        # Then shuffle the batches, so that short and long ones alternate.
+        return rng.permutation(np.concatenate(windows).reshape(-1, self.batch_size))
+
+    def __next__(self) -> list[int]:
         if self.position == len(self.batches):
-            self.epoch, self.position = self.epoch + 1, 0
+            self.epoch += 1
+            self.position = 0
             self.batches = self._shuffle()
         self.position += 1
         return self.batches[self.position - 1].tolist()
 
-    def state_dict(self):
-        return dict(epoch=self.epoch, position=self.position, clips=len(self.lengths), batch_size=self.batch_size, seed=self.seed)
+    def state_dict(self) -> dict[str, int]:
+        return dict(epoch=self.epoch, position=self.position, clips=len(self.lengths),
+                    batch_size=self.batch_size, seed=self.seed)
 
-    def load_state_dict(self, state):
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """ValueError if the state is of another number of clips, batch_size or seed."""
         now = self.state_dict()
-        changed = [f"{name} was {state[name]}, is {now[name]}" for name in ("clips", "batch_size", "seed") if state[name] != now[name]]
+        changed = [f"{name} was {state[name]}, is {now[name]}"
+                   for name in ("clips", "batch_size", "seed") if state[name] != now[name]]
         if changed:
             raise ValueError("the order of batches can't be resumed: " + "; ".join(changed))
-        self.epoch, self.position = state["epoch"], state["position"]
+        self.epoch = state["epoch"]
+        self.position = state["position"]
         self.batches = self._shuffle()
 
 
+# -------------------------------------------------------------------------------- demonstration
+def demonstrate() -> None:
+    """A few clips on their way from the corpus to a batch. Random numbers stand for latents."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        store = cache_clips(SyntheticCorpus("test", n=6), 6, f"{folder}/clips")
+        clip = store[0]
+        print(f"{clip.name}, speaker {clip.speaker}: {clip.text!r}\n"
+              f"  video {clip.video.shape} {clip.video.dtype}, "
+              f"audio {clip.audio.shape} {clip.audio.dtype}\n"
+              f"  tracks {clip.tracks['jaw'].shape}: {', '.join(clip.tracks)}\n"
+              f"  text ids {encode_text(clip.text)}")
+
+        def encoded(clip: Clip) -> dict:
+            frames = len(clip.video)
+            return dict(name=clip.name, text=clip.text,
+                        audio=rng.normal(size=(frames, 32)), audio_condition=rng.normal(size=128),
+                        motion=rng.normal(size=(frames, 20)), motion_condition=rng.normal(size=20))
+
+        LatentSet.write(f"{folder}/latents", (encoded(clip) for clip in store))
+        latents = LatentSet(f"{folder}/latents")
+        indices = next(BatchOrder(latents.frames, batch_size=3))
+        batch = collate([latents[i] for i in indices], patch=4)
+        print(f"a batch: clips {indices} with {latents.frames[indices].tolist()} frames, "
+              f"{batch['patches'].tolist()} patches")
+        for name, value in batch.items():
+            print(f"  {name:16} {tuple(value.shape)} {value.dtype}")
+
+
 if __name__ == "__main__":
-    from lab.export import main
-    main()
+    demonstrate()

@@ -1,16 +1,23 @@
-"""The language model of Talker-T2AV (arXiv 2604.23586, section 3): text and past patches in, one hidden state per patch out.
+"""The language model of Talker-T2AV (arXiv 2604.23586, section 3): text and past patches in,
+one hidden state per patch out.
 
-    [task] [text ...] [patch 0] [patch 1] ...      one position per patch; the hidden state at the last text position
-                                                   predicts patch 0, the one at patch i predicts patch i + 1
+    [task] [text ...] [patch 0] [patch 1] ...        one position per patch
 
-A patch is P = 4 frames of latents (160 ms) of every modality. Each modality's frames go through a linear projection and a
-small bidirectional transformer (PatchEncoder); the resulting tokens of one position are added. What turns a hidden state
-into the latents of the next patch is not here: the flow-matching heads of heads.py are handed to the Talker.
+The hidden state at the last text position predicts patch 0, the one at patch i predicts patch
+i + 1. A patch is P = 4 frames of latents (160 ms) of every modality. The frames of each modality
+pass a linear projection and a small bidirectional transformer (PatchEncoder), and the resulting
+tokens of one position are added. What turns a hidden state into the latents of the next patch is
+not in this file: the flow-matching heads of heads.py are handed to the Talker.
 
-Text is padded on the left, so that patch 0 stands in the same column for every sample and everything after it is a slice.
+Text is padded on the left, so that patch 0 stands in the same column for every sample of a batch,
+and everything after it is a slice.
 
-Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, D width, H heads, S keys, d latent width.
+Axis letters: B batch, L text tokens (or any tokens), T frames, N patches, P frames per patch,
+D width, H heads, S keys, d width of a latent, G width of a condition.
+
 What this file does not do: autoencoders, data, training, files.
+
+`python model.py` prints the shapes of a small model.
 """
 import functools
 from dataclasses import dataclass
@@ -22,43 +29,51 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from lab.by_hand import Gate, Normalise, Rotate, gated, turned   # gradients by hand, for speed: a first reading takes them as what their names say
-
-IGNORE = -100                                     # stop label of positions that do not count
+FPS = 25                                  # latent frames per second, the same in every modality
+IGNORE = -100                             # stop label of a position that does not count
+SPEECH_ONLY, SPEECH_AND_VIDEO = 0, 1      # the task tags, in the released code's order
 
 
 @dataclass(frozen=True)
 class Modality:
-    """What the Talker knows of one stream; it treats all streams alike (the paper's two: audio and motion)."""
-    latent: int                                   # width of one frame's latent vector
-    condition: int                                # width of the head's global condition (speaker vector; first frame's motion)
-    weight: float = 1.0                           # of its flow-matching loss (the paper: 1 for audio, 8 for motion)
-    delay: int = 0                                # by how many patches it lags
+    """What the Talker knows of one stream of latents. The paper has two, audio and motion."""
+
+    latent: int             # width d of one frame's latent vector
+    condition: int          # width G of the head's condition (speaker embedding; first pose)
+    weight: float = 1.0     # of its flow-matching loss (the paper: 1 for audio, 8 for motion)
+    delay: int = 0          # number of patches by which it lags behind
 
 
 class HeadInput(NamedTuple):
-    """Everything that one modality's head sees. The Talker fills it, heads.py reads it."""
-    hidden: Tensor                                # (B, N, D) what the language model says of each patch
-    history: Tensor                               # (B, N, P, d) the clean patch before, zeros at the start
-    condition: Tensor                             # (B, G) global condition
-    target: Tensor | None = None                  # (B, N, P, d) the clean patch itself (training)
-    mask: Tensor | None = None                    # (B, N) True where there is a patch to learn from (training)
+    """Everything that the flow-matching head of one modality sees. The Talker fills it."""
+
+    hidden: Tensor                  # (B, N, D) hidden states of the language model
+    history: Tensor                 # (B, N, P, d) the clean patch before, zeros at the start
+    condition: Tensor               # (B, G) the same for all patches of a sample
+    target: Tensor | None = None    # (B, N, P, d) the clean patch: in training; in generation
+    #                                 only where the patch is given and need not be sampled
+    mask: Tensor | None = None      # (B, N) True where there is a patch to learn from (training)
 
 
+# ------------------------------------------------------------------------------- initialisation
 def initialise(module: nn.Module) -> None:
-    """The one place where weights get their first values, but for a few bare parameters (CLS tokens, motion directions: normal, 1).
+    """Give all weights their first values. This is the one place that decides them, except for a
+    few bare parameters (CLS tokens and motion directions are drawn from N(0, 1)).
 
-    | what                                         | value                                                            |
-    |----------------------------------------------|------------------------------------------------------------------|
-    | Linear, Conv                                 | normal, 0.7 / sqrt(inputs); bias 0                               |
-    | the last Linear or Conv of a residual branch | 0, so that every block starts as the identity (marked `.zero_init`) |
-    | a head's last Linear                         | 0: the first predicted velocity is 0                             |
-    | Embedding                                    | normal, 0.5                                                      |
+    | what                                         | value                                    |
+    |----------------------------------------------|------------------------------------------|
+    | Linear, Conv                                 | normal, 0.7 / sqrt(inputs); bias 0       |
+    | the last Linear or Conv of a residual branch | 0: every block starts as the identity    |
+    | the last Linear of a flow-matching head      | 0: the first predicted velocity is 0     |
+    | Embedding                                    | normal, 0.5                              |
+
+    The zeros are marked where the layers are made, by `zero_init`.
     """
     for m in module.modules():
         if isinstance(m, (nn.Linear, nn.Conv1d, nn.Conv2d)):
-            fan_in = m.weight[0].numel()
-            nn.init.normal_(m.weight, std=0.0 if getattr(m, "zero_init", False) else 0.7 * fan_in ** -0.5)
+            inputs = m.weight[0].numel()
+            std = 0.0 if getattr(m, "zero_init", False) else 0.7 * inputs ** -0.5
+            nn.init.normal_(m.weight, std=std)
             if m.bias is not None:
                 nn.init.zeros_(m.bias)
         elif isinstance(m, nn.Embedding):
@@ -71,220 +86,285 @@ def zero_init(module: nn.Module) -> nn.Module:
     return module
 
 
-# ---------------------------------------------------------------------------------------------------------- attention
+# ------------------------------------------------------------------------------------ attention
 @functools.lru_cache(64)
 def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (tokens, head_dim / 2) of the rotary positions (arXiv 2104.09864), made once."""
-    with torch.inference_mode(False):             # what is made while sampling may serve training later
-        frequency = base ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
-        angle = torch.arange(tokens, device=device, dtype=torch.float32)[:, None] * frequency
+    """Cosines and sines (tokens, head_dim / 2) of rotary positions (arXiv 2104.09864)."""
+    # NOTE: the tables are cached, and what is made while sampling may serve training later. A
+    # tensor that was made in inference mode could not, so that mode is left here.
+    with torch.inference_mode(False):
+        channel = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
+        frequency = base ** (-channel / head_dim)                             # (head_dim / 2,)
+        position = torch.arange(tokens, device=device, dtype=torch.float32)
+        angle = position[:, None] * frequency                                 # (L, head_dim / 2)
         return angle.cos(), angle.sin()
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by their position's angles."""
-    cos, sin = (t.to(x.dtype) for t in tables)
-    return Rotate.apply(x, cos, sin) if x.requires_grad else turned(x, cos, sin)
+    """Rotate the channel pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by the angles of
+    their positions."""
+    cos, sin = (table.to(x.dtype) for table in tables)
+    first, second = x.chunk(2, -1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None, fused: bool | None = None) -> Tensor:
-    """The one attention of this project: backbone, patch encoders, heads and autoencoders all call it.
+def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None,
+              fused: bool | None = None) -> Tensor:
+    """Scaled dot-product attention. The backbone, the patch encoders, the flow-matching heads and
+    the autoencoders all call this one function.
 
-    q (B, H, L, head_dim), k and v (B, H', S, head_dim) with H a multiple of H' (grouped queries) -> (B, H, L, head_dim).
-    causal: the queries are the last L of the S positions and see no later one. valid (B, S) bool: False hides a key
-    (from all but the query at its own position, so that no row is empty). fused: torch's fused kernels (flash on CUDA)
-    or the three lines below, which on CPU are up to six times as fast in bf16 and up to 30 times as slow in fp32; None chooses.
+    Args:
+        q: queries (B, H, L, head_dim).
+        k, v: keys and values (B, H', S, head_dim), H a multiple of H' (grouped queries).
+        causal: the queries are the last L of the S positions, and see no later one.
+        valid: (B, S) bool, False hides a key (padding) from all queries but the one at its own
+            position, so that no row of the softmax is empty.
+        fused: True for PyTorch's fused kernels (flash attention on CUDA), False for the plain
+            lines below, None to choose. The plain lines are up to six times as fast for short
+            sequences in bf16 on a CPU, and up to 30 times as slow in fp32.
+
+    Returns: (B, H, L, head_dim).
     """
     L, S = q.shape[2], k.shape[2]
     if fused is None:
         fused = q.is_cuda or q.dtype == torch.float32 or S > 256
+
+    # Which key may be seen by which query: (B, 1, L, S), or None where all may.
     mask = None
     if valid is not None:
-        mask = valid[:, None, None, :] | torch.ones(L, S, dtype=torch.bool, device=q.device).triu(S - L).tril(S - L)
+        own = torch.ones(L, S, dtype=torch.bool, device=q.device).triu(S - L).tril(S - L)
+        mask = valid[:, None, None, :] | own
+    # The fused kernels need no mask for plain causal attention, and one query sees everything.
     if causal and L > 1 and (mask is not None or L != S or not fused):
-        below = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
-        mask = below if mask is None else mask & below
+        past = torch.ones(L, S, dtype=torch.bool, device=q.device).tril(S - L)
+        mask = past if mask is None else mask & past
+
     if fused:
-        grouped = bool(k.shape[1] != q.shape[1])          # lab/joint.py traces this, where sizes are tensors
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None, enable_gqa=grouped)
-    if k.shape[1] != q.shape[1]:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, is_causal=causal and L > 1 and mask is None,
+            enable_gqa=bool(k.shape[1] != q.shape[1]))
+
+    if k.shape[1] != q.shape[1]:          # each key head serves several query heads
         k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
-    score = (q * q.shape[-1] ** -0.5) @ k.mT
+    score = (q * q.shape[-1] ** -0.5) @ k.mT                                  # (B, H, L, S)
     if mask is not None:
         score = score.masked_fill(~mask, float("-inf"))
-    return score.softmax(-1) @ v
+    return score.softmax(-1) @ v                                              # (B, H, L, head_dim)
 
 
-class RMSNorm(nn.Module):
-    def __init__(self, width: int, eps=1e-6):
-        super().__init__()
-        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad and not x.is_cuda:
-            return Normalise.apply(x, self.weight, self.eps)
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
-
-
-class KeyValues:
-    """Preallocated keys and values of one attention layer, (B, H', capacity, head_dim), filled up to `length`."""
+class KeyValueCache:
+    """Keys and values of one attention layer, (B, H', capacity, head_dim), allocated once and
+    filled up to `length`."""
 
     def __init__(self, batch: int, heads: int, capacity: int, head_dim: int, device, dtype):
-        self.k, self.v = (torch.zeros(batch, heads, capacity, head_dim, device=device, dtype=dtype) for _ in range(2))
+        self.k = torch.zeros(batch, heads, capacity, head_dim, device=device, dtype=dtype)
+        self.v = torch.zeros_like(self.k)
         self.length = 0
 
     def append(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        start, self.length = self.length, self.length + k.shape[2]
-        self.k[:, :, start:self.length], self.v[:, :, start:self.length] = k, v
+        """Add keys and values of new positions, return those of all positions so far."""
+        start = self.length
+        self.length += k.shape[2]
+        self.k[:, :, start:self.length] = k
+        self.v[:, :, start:self.length] = v
         return self.k[:, :, :self.length], self.v[:, :, :self.length]
 
 
-class Attention(nn.Module):
-    """Self-attention with rotary positions; grouped queries and per-head RMSNorm of queries and keys where Qwen3 has them."""
+# ---------------------------------------------------------------------------------- transformer
+class RMSNorm(nn.Module):
+    """x / root mean square of x over its last axis, times a learned weight (arXiv 1910.07467)."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int | None = None, head_dim: int | None = None, qk_norm=False):
+    def __init__(self, width: int, eps=1e-6):
         super().__init__()
-        self.heads, self.kv_heads, self.head_dim = heads, kv_heads or heads, head_dim or width // heads
-        self.qkv = nn.Linear(width, (self.heads + 2 * self.kv_heads) * self.head_dim, bias=False)
-        self.out = zero_init(nn.Linear(self.heads * self.head_dim, width, bias=False))
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class Attention(nn.Module):
+    """Self-attention with rotary positions. Grouped queries and an RMSNorm of every head's queries
+    and keys are options, since Qwen3 has them."""
+
+    def __init__(self, width: int, heads: int, kv_heads: int | None = None,
+                 head_dim: int | None = None, qk_norm=False):
+        super().__init__()
+        self.heads = heads
+        self.kv_heads = kv_heads or heads
+        self.head_dim = head_dim or width // heads
+        self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * self.head_dim, bias=False)
+        self.out = zero_init(nn.Linear(heads * self.head_dim, width, bias=False))
         self.qk_norm = qk_norm
         if qk_norm:
-            self.q_norm, self.k_norm = RMSNorm(self.head_dim), RMSNorm(self.head_dim)
+            self.q_norm = RMSNorm(self.head_dim)
+            self.k_norm = RMSNorm(self.head_dim)
 
-    def forward(self, x: Tensor, tables, causal=False, valid=None, cache: KeyValues | None = None, wanted: slice | None = None) -> Tensor:
-        """x (B, L, D) -> (B, L, D), or of the wanted tokens alone (where causal, the last ones)."""
-        qkv = rearrange(self.qkv(x), "B L (H D) -> B H L D", D=self.head_dim)            # (B, H + 2 H', L, head_dim)
-        qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), 1)
+    def forward(self, x: Tensor, tables, causal=False, valid: Tensor | None = None,
+                cache: KeyValueCache | None = None) -> Tensor:
+        """x (B, L, D) -> (B, L, D). tables: see `rotary_tables`; causal, valid: see `attention`."""
+        qkv = rearrange(self.qkv(x), "B L (H D) -> B H L D", D=self.head_dim)
+        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)    # (B, H, L, head_dim)
         if self.qk_norm:
-            qk = torch.cat((self.q_norm(qk[:, :self.heads]), self.k_norm(qk[:, self.heads:])), 1)
-        q, k = rotate(qk, tables).split((self.heads, self.kv_heads), 1)                  # together: small operations cost their call
-        if wanted is not None:
-            q = q[:, :, wanted]
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k = rotate(q, tables), rotate(k, tables)
         if cache is not None:
-            k, v = cache.append(k, v)
-        y = attention(q, k, v, causal, valid)
-        return self.out(rearrange(y, "B H L D -> B L (H D)"))                            # (B, L, D)
+            k, v = cache.append(k, v)                                         # (B, H', S, head_dim)
+        y = attention(q, k, v, causal, valid)                                 # (B, H, L, head_dim)
+        return self.out(rearrange(y, "B H L D -> B L (H D)"))                 # (B, L, D)
 
 
 class SwiGLU(nn.Module):
-    def __init__(self, width: int, hidden: int):
+    """down(silu(gate(x)) * up(x)), with gate and up in one matrix (arXiv 2002.05202)."""
+
+    def __init__(self, width: int, mlp_width: int):
         super().__init__()
-        self.gate_up = nn.Linear(width, 2 * hidden, bias=False)
-        self.down = zero_init(nn.Linear(hidden, width, bias=False))
+        self.gate_up = nn.Linear(width, 2 * mlp_width, bias=False)
+        self.down = zero_init(nn.Linear(mlp_width, width, bias=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.gate_up(x)
-        return self.down(Gate.apply(x) if x.requires_grad else gated(x))
+        gate, up = self.gate_up(x).chunk(2, -1)
+        return self.down(F.silu(gate) * up)
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block; the backbone, the patch encoders and the heads are stacks of it."""
+    """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int, hidden: int | None = None, **attention_options):
+    def __init__(self, width: int, heads: int, mlp_width: int | None = None, **attention_options):
         super().__init__()
-        self.norm1, self.attention = RMSNorm(width), Attention(width, heads, **attention_options)
-        self.norm2, self.mlp = RMSNorm(width), SwiGLU(width, hidden or int(8 * width / 3))
+        self.norm1 = RMSNorm(width)
+        self.attention = Attention(width, heads, **attention_options)
+        self.norm2 = RMSNorm(width)
+        self.mlp = SwiGLU(width, mlp_width or int(8 * width / 3))
 
-    def forward(self, x: Tensor, tables, causal=False, valid=None, cache=None, wanted: slice | None = None) -> Tensor:
-        """wanted: the tokens whose outputs are read (all, if None); the last block of a stack need not compute the others."""
-        y = self.attention(self.norm1(x), tables, causal, valid, cache, wanted)
-        x = (x if wanted is None else x[:, wanted]) + y
+    def forward(self, x: Tensor, tables, causal=False, valid=None, cache=None) -> Tensor:
+        x = x + self.attention(self.norm1(x), tables, causal, valid, cache)
         return x + self.mlp(self.norm2(x))
 
 
-class Blocks(nn.ModuleList):
-    head_dim = property(lambda self: self[0].attention.head_dim)
+class Transformer(nn.Module):
+    """A stack of blocks and a last RMSNorm. Backbone, patch encoders and flow-matching heads are
+    this one class; the backbone alone is causal and has a KV cache."""
 
-    def forward(self, x: Tensor, tables, wanted: slice, caches: list[KeyValues] | None = None, **options) -> Tensor:
-        """A stack of blocks: x (B, L, D) -> the wanted tokens of the last one, which computes no others.
-        What is sampled on a CPU goes through lab/joint.py's Stack instead, which computes the same."""
-        for i, block in enumerate(self):
-            x = block(x, tables, cache=caches[i] if caches else None, wanted=wanted if i == len(self) - 1 else None, **options)
-        return x
-
-
-# ------------------------------------------------------------------------------------------------- backbone and patches
-class Backbone(nn.Module):
-    """Qwen3's decoder (arXiv 2505.09388): embeddings in, normalised hidden states out."""
-
-    def __init__(self, width: int, layers: int, heads: int, kv_heads: int, head_dim: int, hidden: int, rotary_base=1e6):
+    def __init__(self, width: int, layers: int, attention_heads: int, mlp_width: int | None = None,
+                 causal=False, rotary_base=1e4, **attention_options):
         super().__init__()
-        self.blocks = Blocks(Block(width, heads, hidden, kv_heads=kv_heads, head_dim=head_dim, qk_norm=True) for _ in range(layers))
+        self.blocks = nn.ModuleList(
+            Block(width, attention_heads, mlp_width, **attention_options) for _ in range(layers))
         self.norm = RMSNorm(width)
-        self.kv_heads, self.head_dim, self.rotary_base = kv_heads, head_dim, rotary_base
+        self.causal = causal
+        self.rotary_base = rotary_base
 
-    def new_cache(self, batch: int, capacity: int) -> list[KeyValues]:
+    def new_cache(self, batch: int, capacity: int) -> list[KeyValueCache]:
+        """An empty KV cache for so many samples and positions, one entry per layer."""
         weight = self.norm.weight
-        return [KeyValues(batch, self.kv_heads, capacity, self.head_dim, weight.device, weight.dtype) for _ in range(len(self.blocks))]
+        return [KeyValueCache(batch, block.attention.kv_heads, capacity, block.attention.head_dim,
+                              weight.device, weight.dtype) for block in self.blocks]
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, cache: list[KeyValues] | None = None, first=0) -> Tensor:
-        """x (B, L, D); valid (B, S) bool, False on padding, S counting the cached positions too -> (B, L - first, D): of the
-        positions from `first` on (which counts from the end if negative), the only ones that the last block computes."""
+    def positions(self, x: Tensor, cache: list[KeyValueCache] | None) -> tuple[Tensor, Tensor]:
+        """The rotary tables for x (B, L, D), which continues where the cache ends."""
         start = cache[0].length if cache else 0
         stop = start + x.shape[1]
-        tables = tuple(t[start:stop] for t in rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device))
-        return self.norm(self.blocks(x, tables, slice(first, None), cache, causal=True, valid=valid))
+        # Tables are made for a power of two of positions, so that a growing cache reuses them.
+        head_dim = self.blocks[0].attention.head_dim
+        cos, sin = rotary_tables(1 << stop.bit_length(), head_dim, self.rotary_base, x.device)
+        return cos[start:stop], sin[start:stop]
+
+    def forward(self, x: Tensor, valid: Tensor | None = None,
+                cache: list[KeyValueCache] | None = None) -> Tensor:
+        """x (B, L, D) -> (B, L, D). valid (B, S) bool: False on padding, S counts the cached
+        positions too."""
+        tables = self.positions(x, cache)
+        for i, block in enumerate(self.blocks):
+            x = block(x, tables, self.causal, valid, cache[i] if cache else None)
+        return self.norm(x)
 
 
+class Backbone(Transformer):
+    """Qwen3's decoder (arXiv 2505.09388): embeddings in, normalised hidden states out."""
+
+    def __init__(self, width: int, layers: int, attention_heads: int, kv_heads: int, head_dim: int,
+                 mlp_width: int, rotary_base=1e6):
+        super().__init__(width, layers, attention_heads, mlp_width, causal=True,
+                         rotary_base=rotary_base, kv_heads=kv_heads, head_dim=head_dim,
+                         qk_norm=True)
+
+
+# ------------------------------------------------------------------------------- patches to tokens
 class PatchEncoder(nn.Module):
-    """P frames -> one token: a learned CLS token reads the frames through bidirectional blocks (section 3.2)."""
+    """The P frames of a patch -> one token: a learned CLS token reads the frames through
+    bidirectional blocks (section 3.2)."""
 
-    def __init__(self, latent: int, width: int, layers: int, heads: int):
+    def __init__(self, latent: int, width: int, layers: int, attention_heads: int):
         super().__init__()
-        self.project, self.input = nn.Linear(latent, width), nn.Linear(width, width)
+        self.project = nn.Linear(latent, width)
+        self.input = nn.Linear(width, width)
         self.cls = nn.Parameter(torch.randn(width))
-        self.blocks = Blocks(Block(width, heads) for _ in range(layers))
-        self.norm = RMSNorm(width)
+        self.transformer = Transformer(width, layers, attention_heads)
 
     def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """x (B, N, P, d) latents; present (B, N, P) bool, False where a stream has no frame -> tokens (B, N, D)."""
-        x = self.project(x)
+        """Latents x (B, N, P, d) -> tokens (B, N, D). present (B, N, P) bool: False where the
+        stream has no frame; such a frame is a zero after the projection, as in the release."""
+        x = self.project(x)                                                   # (B, N, P, D)
         if present is not None:
-            x = x * present[..., None]            # an absent frame is a zero after the projection, as in the release
+            x = x * present[..., None]
         return self.pool(x)
 
     def pool(self, x: Tensor) -> Tensor:
         """Projected frames (B, N, P, D) -> (B, N, D)."""
         batch = x.shape[0]
-        x = self.input(rearrange(x, "B N P D -> (B N) P D"))                             # (B N, P, D)
-        x = torch.cat((self.start(x.shape[0]).to(x.dtype), x), 1)                        # (B N, 1 + P, D)
-        tables = rotary_tables(x.shape[1], self.blocks.head_dim, 1e4, x.device)
-        x = self.blocks(x, tables, slice(0, 1))                                          # (B N, 1, D) the CLS token alone
-        return rearrange(self.norm(x), "(B N) 1 D -> B N D", B=batch)                    # (B, N, D)
-
-    def start(self, rows: int) -> Tensor:
-        return self.cls.expand(rows, 1, -1)                                              # (rows, 1, D)
+        x = self.input(rearrange(x, "B N P D -> (B N) P D"))                  # (B N, P, D)
+        cls = self.cls.expand(len(x), 1, -1).to(x.dtype)                      # (B N, 1, D)
+        x = self.transformer(torch.cat((cls, x), 1))                          # (B N, 1 + P, D)
+        return rearrange(x[:, 0], "(B N) D -> B N D", B=batch)                # (B, N, D)
 
 
 class PatchEncoders(nn.ModuleDict):
-    def forward(self, patches: dict[str, Tensor]) -> list[Tensor]:
-        """name -> latents (B, N, P, d), of the streams that there are -> the tokens (B, N, D) of each."""
-        return [self[name](x) for name, x in patches.items()]
+    """One PatchEncoder per modality. Their tokens of one position are added."""
+
+    def forward(self, patches: dict[str, Tensor]) -> Tensor:
+        """Clean patches, name -> (B, N, P, d), of the streams that there are -> (B, N, D)."""
+        return sum(self[name](patch) for name, patch in patches.items())
 
 
+# ----------------------------------------------------------------------------------------- stop
 class StopPredictor(nn.Module):
-    """Hidden states (..., D) -> logit that the patch they predict is the last one (...)."""
+    """Hidden states (..., D) -> logit (...) that the patch they predict is the last one."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.project, self.out = nn.Linear(width, width), nn.Linear(width, 1, bias=False)
+        self.project = nn.Linear(width, width)
+        self.out = nn.Linear(width, 1, bias=False)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.out(F.silu(self.project(hidden)))[..., 0]
 
 
-def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=25, longest=187) -> tuple[Tensor, Tensor]:
-    """Where to stop (section 3.4). start, length (B,): first position that predicts a patch, and how many do.
+def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=FPS,
+                max_seconds=30.0) -> tuple[Tensor, Tensor]:
+    """Labels of the stop predictor (section 3.4).
 
-    -> labels (B, positions): 1 at the last patch, IGNORE for the 0.3 s before it, 0 earlier, IGNORE outside; samples cut
-    off by `positions`, or longer than `longest` patches (30 s: cut by the data), have no 1. And the mean number of zeros
-    of a sample that has a 1: the loss weighs its ones by 0.3 times that.
+    Args:
+        start, length: (B,) the first position that predicts a patch, and how many positions do.
+        positions: of the batch. patch: frames per patch. fps: frames per second.
+        max_seconds: samples of this length and more were cut by the data, so that their end is
+            none.
+
+    Returns:
+        labels (B, positions): 1 at the last patch, IGNORE for the 0.3 s before it, 0 earlier,
+            IGNORE outside. Samples that were cut, by the data or by `positions`, have no 1.
+        zeros (): the mean number of zeros in the samples that have a 1. The loss weighs its ones
+            by 0.3 times that.
     """
-    column = torch.arange(positions, device=start.device)[None]
-    start, end = start[:, None], (start + length)[:, None]
-    stops = (length[:, None] > 0) & (end <= positions) & (length[:, None] <= longest)
+    column = torch.arange(positions, device=start.device)[None]               # (1, positions)
+    start, end = start[:, None], (start + length)[:, None]                    # (B, 1)
+    whole = length[:, None] <= int(max_seconds * fps / patch)
+    stops = (length[:, None] > 0) & (end <= positions) & whole                # (B, 1)
+
+    # An early stop within the last 0.3 s is no mistake: these positions teach nothing.
     tolerated = max(1, round(0.3 * fps / patch))
     zeros_end = torch.where(stops, (end - 1 - tolerated).maximum(start), end)
+
     labels = torch.full((len(start), positions), IGNORE, device=start.device)
     labels = labels.masked_fill((column >= start) & (column < zeros_end), 0)
     labels = labels.masked_fill(stops & (column == end - 1), 1)
@@ -292,131 +372,276 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=2
     return labels, torch.where(stops.any(), zeros, 1.0)
 
 
-# --------------------------------------------------------------------------------------------------------------- Talker
-SPEECH_ONLY, SPEECH_AND_VIDEO = 0, 1              # the task tags, in the release's order
-
-
+# --------------------------------------------------------------------------------------- Talker
 class Talker(nn.Module):
     """Text and patches in; the loss, or new patches, out.
 
-    modalities: name -> Modality, the leading one first (audio): its length decides where a sample stops, and speech-only
-    samples have no other. heads: any module with `loss(inputs, generator)` and `sample(inputs, noise, ...)` over dictionaries
-    of HeadInput (heads.py: one FlowHead each; an ablation may pass a joint one).
-    regression: weight of the auxiliary regression below; 0 in the paper.
-    introduce: tell the backbone the leader's condition (who speaks) too, with the task tag; the paper tells the head alone.
+    Args:
+        modalities: name -> Modality. The leading one stands first (audio): its length decides
+            where a sample stops, and speech-only samples have no other.
+        heads: any module with `loss(inputs, generator)` and `sample(inputs, noise, ...)` over
+            dictionaries name -> HeadInput. heads.py has one FlowHead each; an ablation may pass
+            a joint one.
+        backbone, vocabulary, patch (frames), patch_layers and patch_heads (of the patch encoders).
+        regression_weight: of an auxiliary loss that is not in the paper, see below.
+        condition_backbone: the leading modality's condition (the speaker embedding) is added to
+            the task tag. In the paper the audio head alone is conditioned on it; a head that
+            trains for minutes does not learn to use it, while the backbone does.
+        encode_absence: how generation treats a delayed stream that has not begun. True: as
+            training does, it adds the token of a patch without frames. False: it adds no token,
+            as the released code does, which disagrees there with its own training.
     """
 
-    def __init__(self, modalities: dict[str, Modality], heads: nn.Module, backbone: Backbone, vocabulary: int, patch: int,
-                 patch_layers: int, patch_heads: int, regression=0.0, introduce=False):
+    def __init__(self, modalities: dict[str, Modality], heads: nn.Module, backbone: Backbone,
+                 vocabulary: int, patch: int, patch_layers: int, patch_heads: int,
+                 regression_weight=0.0, condition_backbone=False, encode_absence=True):
         super().__init__()
         width = backbone.norm.weight.numel()
-        self.modalities, self.patch = dict(modalities), patch
+        self.modalities = dict(modalities)
         self.leader = next(iter(modalities))
-        self.embedding, self.task = nn.Embedding(vocabulary, width), nn.Embedding(2, width)
-        self.introduce = nn.Linear(modalities[self.leader].condition, width) if introduce else None
-        self.no_video = nn.Parameter(torch.zeros(width))    # stands in for the motion token in speech-only samples
-        self.encoders = PatchEncoders({name: PatchEncoder(m.latent, width, patch_layers, patch_heads) for name, m in modalities.items()})
-        self.backbone, self.heads, self.stop = backbone, heads, StopPredictor(width)
-        self.register_buffer("longest", torch.tensor(187))  # patches of the longest sample it learned from (30 s in the paper)
-        # Not in the paper: a plain regression of the next clean patch. Flow matching alone teaches a small backbone to
-        # read only after many hours, since most of its gradient is about noise; this signal is direct (README, "small").
-        self.regression = regression
-        self.regressors = nn.ModuleDict({name: nn.Linear(width, patch * m.latent) for name, m in modalities.items()} if regression else {})
+        self.patch = patch
+        self.encode_absence = encode_absence
+
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.task = nn.Embedding(2, width)
+        leading = modalities[self.leader].condition
+        self.condition_in = nn.Linear(leading, width) if condition_backbone else None
+        # What stands in for the token of a stream that a sample does not have.
+        self.absent = nn.ParameterDict(
+            {name: torch.zeros(width) for name in modalities if name != self.leader})
+        self.encoders = PatchEncoders(
+            {name: PatchEncoder(m.latent, width, patch_layers, patch_heads)
+             for name, m in modalities.items()})
+        self.backbone = backbone
+        self.heads = heads
+        self.stop = StopPredictor(width)
+        # The number of patches of the longest training sample; generation takes it as a scale.
+        self.register_buffer("longest_seen", torch.tensor(int(30 * FPS / patch)))
+
+        # Not in the paper: a linear regression of the next clean patch from the hidden state.
+        # Flow matching alone teaches a small backbone to read only after many hours, since most
+        # of its gradient is about noise. This signal is direct (docs/paper.md).
+        self.regression_weight = regression_weight
+        self.regressors = nn.ModuleDict(
+            {name: nn.Linear(width, patch * m.latent) for name, m in modalities.items()}
+            if regression_weight else {})
 
     # ---- what both training and generation use
-    def prefix(self, text: Tensor, text_mask: Tensor, paired: Tensor, who: Tensor) -> tuple[Tensor, Tensor]:
-        """text (B, L) ids, left-padded; text_mask (B, L); who (B, G) -> embeddings (B, 1 + L, D) with the task tag, and their mask.
+    def prefix(self, text: Tensor, text_mask: Tensor, speech_only: Tensor,
+               condition: Tensor) -> tuple[Tensor, Tensor]:
+        """The embeddings before patch 0, and their mask.
 
-        The tag goes right before the text: into the last column of the padding.
+        text (B, L) ids, padded on the left; text_mask (B, L) bool; speech_only (B,) bool;
+        condition (B, G) of the leading modality -> (B, 1 + L, D), (B, 1 + L).
         """
-        x = F.pad(self.embedding(text), (0, 0, 1, 0))                                    # (B, 1 + L, D)
-        valid = F.pad(text_mask, (1, 0))                                                 # (B, 1 + L)
-        at_tag = torch.arange(x.shape[1], device=text.device)[None] == (~text_mask).sum(1)[:, None]
-        tag = self.task(torch.where(paired, SPEECH_AND_VIDEO, SPEECH_ONLY))              # (B, D)
-        tag = tag if self.introduce is None else tag + self.introduce(who)
+        x = F.pad(self.embedding(text), (0, 0, 1, 0))                         # (B, 1 + L, D)
+        valid = F.pad(text_mask, (1, 0))                                      # (B, 1 + L)
+        tag = self.task(torch.where(speech_only, SPEECH_ONLY, SPEECH_AND_VIDEO))     # (B, D)
+        if self.condition_in is not None:
+            tag = tag + self.condition_in(condition)
+        # The tag goes right before the text, into the last column of the padding.
+        padding = (~text_mask).sum(1, keepdim=True)                           # (B, 1)
+        at_tag = torch.arange(x.shape[1], device=text.device)[None] == padding
         return torch.where(at_tag[..., None], tag[:, None], x), valid | at_tag
 
     def split(self, x: Tensor) -> Tensor:
-        return rearrange(x, "B (N P) d -> B N P d", P=self.patch)                        # (B, N, P, d)
+        """Frames (B, N P, d) -> patches (B, N, P, d)."""
+        return rearrange(x, "B (N P) d -> B N P d", P=self.patch)
 
     # ---- training
-    def teacher_forced(self, text, text_mask, latents, frames, conditions, paired):
-        """-> hidden (B, N, D), position j predicting patch j; name -> HeadInput; positions per sample (B,).
+    def teacher_forced(self, text, text_mask, latents, frames, conditions, present=None):
+        """One pass over whole samples, with the ground truth as the past of every position.
 
-        latents: name -> (B, T, d), T a multiple of P, zero beyond the sample's frames: name -> (B,).
-        N counts the positions of the longest sample, delays included.
+        Args:
+            text (B, L), text_mask (B, L): see `prefix`.
+            latents: name -> (B, T, d), T a multiple of P, zero beyond the sample's own frames.
+            frames: name -> (B,) the number of frames of each sample.
+            conditions: name -> (B, G).
+            present: name -> (B,) bool, False for samples that do not have this stream. Streams
+                that are not named are present everywhere, the leading one always is.
+
+        Returns:
+            hidden (B, N, D): position j predicts patch j. N counts the positions of the longest
+                sample, delays included.
+            inputs: name -> HeadInput. positions (B,): how many positions each sample has.
         """
-        counts = {name: -(-frames[name] // self.patch) for name in self.modalities}
-        follows = {name: torch.ones_like(paired) if name == self.leader else paired for name in self.modalities}
-        ends = torch.stack([(counts[n] + m.delay) * follows[n] for n, m in self.modalities.items()]).amax(0)
-        N = max(latents[n].shape[1] // self.patch + m.delay for n, m in self.modalities.items())
-        token, inputs = 0, {}
-        for name, m in self.modalities.items():
-            clean = self.split(latents[name])                                            # (B, N', P, d)
-            shifted = F.pad(clean, (0, 0, 0, 0, m.delay, N - m.delay - clean.shape[1]))  # (B, N, P, d)
-            time = torch.arange(N * self.patch, device=text.device)[None] - m.delay * self.patch
-            present = self.split(((time >= 0) & (time < frames[name][:, None]))[..., None])[..., 0]      # (B, N, P)
-            encoded = self.encoders[name](shifted[:, :-1], present[:, :-1])              # (B, N - 1, D) the last predicts nothing
-            token = token + torch.where(follows[name][:, None, None], encoded, self.no_video.to(encoded.dtype))
-            history = F.pad(shifted[:, :-1], (0, 0, 0, 0, 1, 0))                         # (B, N, P, d) the patch before
-            mask = present.any(-1) & follows[name][:, None]                              # (B, N)
-            inputs[name] = (history, conditions[name], shifted, mask)
-        x, valid = self.prefix(text, text_mask, paired, conditions[self.leader])
-        before = x.shape[1] - 1                                                          # the last text position predicts patch 0
-        x, valid = torch.cat((x, token), 1), F.pad(valid, (0, N - 1), value=True)
-        hidden = self.backbone(x, valid, first=before)                                   # (B, N, D)
-        return hidden, {name: HeadInput(hidden, *rest) for name, rest in inputs.items()}, ends
+        B, P = len(text), self.patch
+        everywhere = torch.ones(B, dtype=torch.bool, device=text.device)
+        present = {name: everywhere for name in self.modalities} | (present or {})
+        speech_only = ~torch.stack([present[n] for n in self.modalities if n != self.leader] or
+                                   [everywhere]).any(0)                       # (B,)
 
-    def forward(self, text, text_mask, latents, frames, conditions, paired=None, generator=None) -> tuple[Tensor, dict]:
-        """Loss, and what to log: name -> scalar, name_by_time -> loss per bin of flow time (see FlowHead.loss)."""
-        paired = torch.ones(len(text), dtype=torch.bool, device=text.device) if paired is None else paired
-        hidden, inputs, ends = self.teacher_forced(text, text_mask, latents, frames, conditions, paired)
+        # A sample ends where the last of its streams does; a delayed stream ends later.
+        positions = torch.stack([(-(-frames[name] // P) + m.delay) * present[name]
+                                 for name, m in self.modalities.items()]).amax(0)
+        N = max(latents[name].shape[1] // P + m.delay for name, m in self.modalities.items())
+
+        token = 0
+        inputs = {}
+        for name, m in self.modalities.items():
+            # Shift a delayed stream to the right. Zeros stand before its beginning and after its
+            # end, and has_frame says where these are.
+            clean = self.split(latents[name])                                 # (B, N', P, d)
+            behind = N - m.delay - clean.shape[1]
+            clean = F.pad(clean, (0, 0, 0, 0, m.delay, behind))               # (B, N, P, d)
+            time = torch.arange(N * P, device=text.device)[None] - m.delay * P
+            has_frame = (time >= 0) & (time < frames[name][:, None])          # (B, N P)
+            has_frame = self.split(has_frame[..., None])[..., 0]              # (B, N, P)
+
+            # Every patch but the last, which predicts nothing, becomes a token. The tokens of
+            # all streams are added; a sample without this stream gets a learned vector instead.
+            encoded = self.encoders[name](clean[:, :-1], has_frame[:, :-1])   # (B, N - 1, D)
+            if name != self.leader:
+                absent = self.absent[name].to(encoded.dtype)
+                encoded = torch.where(present[name][:, None, None], encoded, absent)
+            token = token + encoded
+
+            # What the head learns from: each patch, with the one before it as its history.
+            history = F.pad(clean[:, :-1], (0, 0, 0, 0, 1, 0))                # (B, N, P, d)
+            mask = has_frame.any(-1) & present[name][:, None]                 # (B, N)
+            inputs[name] = (history, conditions[name], clean, mask)
+
+        # Text and patches pass the backbone as one sequence. The last text position predicts
+        # patch 0, so what stands before it is cut off.
+        x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
+        before = x.shape[1] - 1
+        x = torch.cat((x, token), 1)                                          # (B, L + N, D)
+        valid = F.pad(valid, (0, N - 1), value=True)                          # (B, L + N)
+        hidden = self.backbone(x, valid)[:, before:]                          # (B, N, D)
+        return hidden, {n: HeadInput(hidden, *rest) for n, rest in inputs.items()}, positions
+
+    def forward(self, text, text_mask, latents, frames, conditions, present=None,
+                generator=None) -> tuple[Tensor, dict]:
+        """The loss, and what to log: name -> scalar; name_by_time -> loss per bin of the timestep
+        (see FlowHead.loss). The arguments are those of `teacher_forced`."""
+        hidden, inputs, positions = self.teacher_forced(
+            text, text_mask, latents, frames, conditions, present)
+
+        # Flow matching: each head compares its velocity with the ground truth's.
         losses, log = self.heads.loss(inputs, generator)
-        labels, zeros = stop_labels(torch.zeros_like(ends), ends, hidden.shape[1], self.patch)
-        stop = F.binary_cross_entropy_with_logits(self.stop(hidden).float(), labels.clamp(min=0).float(), reduction="none", pos_weight=0.3 * zeros)
-        log["stop"] = (stop * (labels != IGNORE)).sum() / (labels != IGNORE).sum()
-        total = sum(m.weight * losses[name] for name, m in self.modalities.items()) + log["stop"]
+        total = sum(m.weight * losses[name] for name, m in self.modalities.items())
+
+        # Stop: binary cross-entropy. A sample has a single 1, so its weight grows with the zeros.
+        labels, zeros = stop_labels(
+            torch.zeros_like(positions), positions, hidden.shape[1], self.patch)
+        counts = labels != IGNORE                                             # (B, N)
+        stop = F.binary_cross_entropy_with_logits(
+            self.stop(hidden).float(), labels.clamp(min=0).float(), reduction="none",
+            pos_weight=0.3 * zeros)                                           # (B, N)
+        log["stop"] = (stop * counts).sum() / counts.sum()
+        total = total + log["stop"]
+
+        # The auxiliary regression. Padding and absent streams do not count.
         for name, regressor in self.regressors.items():
             x = inputs[name]
-            guess = rearrange(regressor(hidden), "B N (P d) -> B N P d", P=self.patch)   # (B, N, P, d)
-            error = (guess.float() - x.target).square().mean((2, 3)) * x.mask            # (B, N)
-            log[f"{name}_regression"] = error.sum() / x.mask.sum().clamp(min=1)          # a batch may hold speech alone
-            total = total + self.regression * log[f"{name}_regression"]
+            guess = rearrange(regressor(hidden), "B N (P d) -> B N P d", P=self.patch)
+            error = (guess.float() - x.target).square().mean((2, 3)) * x.mask         # (B, N)
+            log[f"{name}_regression"] = error.sum() / x.mask.sum().clamp(min=1)
+            total = total + self.regression_weight * log[f"{name}_regression"]
         return total, log | losses
 
     # ---- generation
     @torch.inference_mode()
-    def generate(self, text, text_mask, conditions, noise, longest: int, given=None, paired=True, stop_hits=1, stop_keeps=True,
-                 shortest=0, threshold=0.5, **sampling):
-        """A Python generator over patches: yields (name -> (B, P, d), finished (B,) bool: this patch ends the sample).
+    def generate(self, text, text_mask, conditions, noise, max_patches: int, given=None,
+                 streams=None, stop_hits=1, stop_keeps=True, shortest=0, threshold=0.5, **sampling):
+        """Generate patch by patch. This is a Python generator, which yields for every position
+        (name -> (B, P, d), finished (B,) bool: this patch ends the sample).
 
-        noise(shape) -> standard normal numbers (B, ...): the one source of randomness, drawn per patch in the order of
-        the modalities. given: name -> (B, T, d) latents that are fed instead of sampled, T a multiple of P: all of one stream
-        (a face for a speech, a speech for a face) or the beginning of both (continuation). sampling: steps, guidance, temperature, ... of FlowHead.sample. A sample ends when the stop
-        predictor says so `stop_hits` patches in a row; that patch is still part of it unless stop_keeps is False (the
-        release: three in a row, the third dropped); the first `shortest` patches never count (7). Delayed modalities are `delay` patches behind.
+        Args:
+            text, text_mask, conditions: as for `teacher_forced`.
+            noise: noise(shape) -> standard normal numbers (B, ...). This is the one source of
+                randomness; it is called per patch, in the order of the modalities.
+            max_patches: positions at most, delays included.
+            given: name -> (B, T, d) latents that are fed instead of sampled, T a multiple of P:
+                all of one stream (a face for a speech, a speech for a face), or the beginning of
+                all (continuation).
+            streams: names of the streams to generate; None for all, the leader alone for speech.
+            stop_hits, stop_keeps, shortest, threshold: a sample ends when the stop predictor's
+                probability reaches the threshold `stop_hits` patches in a row. That patch is
+                still part of the sample, unless stop_keeps is False. The first `shortest` patches
+                never count. (The release: three in a row, the third dropped, 7.)
+            sampling: steps, guidance, temperature, ... of FlowHead.sample.
         """
-        B = len(text)
-        active = {n: m for n, m in self.modalities.items() if paired or n == self.leader}
-        x, valid = self.prefix(text, text_mask, torch.full((B,), paired, device=text.device), conditions[self.leader])
-        cache = self.backbone.new_cache(B, x.shape[1] + longest)
-        padding = None if text_mask.all() else F.pad(valid, (0, longest), value=True)
-        hidden = self.backbone(x, None if padding is None else valid, cache, first=-1)   # (B, 1, D)
-        given = {n: self.split(latents) for n, latents in (given or {}).items()}         # (B, N, P, d)
-        history = {n: torch.zeros(B, 1, self.patch, m.latent, device=text.device) for n, m in active.items()}
+        B, P = len(text), self.patch
+        active = {n: m for n, m in self.modalities.items() if streams is None or n in streams}
+        given = {name: self.split(latents) for name, latents in (given or {}).items()}
+
+        # Prefill: the task tag and the text fill the KV cache, which has room for all patches.
+        speech_only = torch.full((B,), len(active) == 1 < len(self.modalities), device=text.device)
+        x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
+        cache = self.backbone.new_cache(B, x.shape[1] + max_patches)
+        # Without padding there is nothing to hide, and attention is faster without a mask.
+        padded = not text_mask.all()
+        valid = F.pad(valid, (0, max_patches), value=True)                    # (B, capacity)
+        hidden = self.backbone(x, valid[:, :x.shape[1]] if padded else None, cache)[:, -1:]
+
+        history = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
+                   for name, m in active.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
-        for i in range(longest):
-            stop = self.stop(hidden)[:, 0].sigmoid() >= threshold
+        for i in range(max_patches):
+            # Does the next patch end the sample? One forward pass of a small MLP says so.
+            stop = self.stop(hidden)[:, 0].sigmoid() >= threshold             # (B,)
             hits = torch.where(stop & (i >= shortest), hits + 1, 0)
             finished = hits >= stop_hits
             if not stop_keeps and bool(finished.all()):
                 return
-            now = {n: i - m.delay for n, m in active.items() if i >= m.delay}            # which patch of each stream it is
-            known = {n: given[n][:, j:j + 1] for n, j in now.items() if n in given and j < given[n].shape[1]}
-            inputs = {n: HeadInput(hidden, history[n], conditions[n]) for n in now if n not in known}
-            patches = self.heads.sample(inputs, noise, **sampling) | known               # name -> (B, 1, P, d)
-            yield {n: p[:, 0] for n, p in patches.items()}, finished
+
+            # Sample the next patch of every stream that has begun, from noise. A given patch is
+            # handed over as the target; the heads return it as it is.
+            inputs = {}
+            for name, m in active.items():
+                j = i - m.delay                                               # its own patch number
+                if j < 0:
+                    continue
+                known = name in given and j < given[name].shape[1]
+                target = given[name][:, j:j + 1] if known else None           # (B, 1, P, d)
+                inputs[name] = HeadInput(hidden, history[name], conditions[name], target)
+            patches = self.heads.sample(inputs, noise, **sampling)            # (B, 1, P, d) each
+            yield {name: patch[:, 0] for name, patch in patches.items()}, finished
+
+            # What was made is the history of the next patch, and its token the next input.
             history.update(patches)
-            token = sum(self.encoders(patches))                                          # (B, 1, D)
-            token = token if paired else token + (len(self.modalities) - 1) * self.no_video
-            hidden = self.backbone(token, None if padding is None else padding[:, :cache[0].length + 1], cache)
+            token = self.encoders(patches)                                    # (B, 1, D)
+            for name in self.modalities:
+                if name not in active:
+                    token = token + self.absent[name]
+                elif name not in patches and self.encode_absence:
+                    nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
+                    token = token + self.encoders[name](history[name], nothing)
+            length = cache[0].length + 1
+            hidden = self.backbone(token, valid[:, :length] if padded else None, cache)
+
+
+def demonstrate() -> None:
+    """Print the shapes of a small Talker, from text and latents to hidden states."""
+    modalities = {"audio": Modality(latent=32, condition=64), "motion": Modality(20, 20, delay=1)}
+    backbone = Backbone(192, layers=4, attention_heads=4, kv_heads=2, head_dim=48, mlp_width=512)
+    talker = Talker(modalities, nn.Identity(), backbone, vocabulary=47, patch=4, patch_layers=1,
+                    patch_heads=3)
+    initialise(talker)
+
+    # A batch of two: the second text is shorter, so it is padded on the left; so are its frames.
+    text = torch.randint(1, 47, (2, 21))
+    text[1, :5] = 0
+    frames = torch.tensor([40, 32])
+    latents = {name: torch.randn(2, 40, m.latent) for name, m in modalities.items()}
+    conditions = {name: torch.randn(2, m.condition) for name, m in modalities.items()}
+    hidden, inputs, positions = talker.teacher_forced(
+        text, text > 0, latents, dict.fromkeys(latents, frames), conditions)
+    print(f"text ids           {tuple(text.shape)}   left-padded")
+    for name, x in latents.items():
+        patches = talker.split(x)
+        print(f"{name + ' latents':18} {tuple(x.shape)} -> patches {tuple(patches.shape)}"
+              f" -> tokens {tuple(talker.encoders[name](patches).shape)}")
+    print(f"hidden states      {tuple(hidden.shape)}   position j predicts patch j")
+    for name, x in inputs.items():
+        print(f"{name + ' head sees':18} hidden {tuple(x.hidden.shape)}, history "
+              f"{tuple(x.history.shape)}, condition {tuple(x.condition.shape)}; its target is "
+              f"{tuple(x.target.shape)}, delayed by {modalities[name].delay}")
+    labels, _ = stop_labels(torch.zeros_like(positions), positions, hidden.shape[1], talker.patch)
+    print(f"stop labels of sample 1 ({IGNORE} does not count): {labels[1].tolist()}")
+    print(f"parameters         {sum(p.numel() for p in talker.parameters()):,}")
+
+
+if __name__ == "__main__":
+    demonstrate()

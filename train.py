@@ -1,303 +1,358 @@
-"""Train everything, from nothing to a talking face:  python train.py --config small  [--field=value ...]  [--describe]
+"""Train everything, from nothing to a talking face:
 
-Stages, each through the one loop in `fit`, each with a checkpoint in the run's folder (out/small by default):
+    python train.py --config small  [--field=value ...]
 
-    corpus    clips for the autoencoders, made or decoded once                    clips/
-    speaker   SpeakerEncoder                                                      speaker.pt
-    audio     AudioVAE, and its reader of text   } side by side, in processes
-    motion    MotionAutoencoder                  } of their own                   audio.pt  motion.pt
-    latents   every clip of the corpus, encoded once                              latents/
-    talker    Talker with its flow-matching heads (arXiv 2604.23586, section 3.5) talker.pt
-    sample    six unseen sentences by unseen talkers beside the truth             sample.mp4
+The stages, each with a checkpoint in the run's folder (out/small by default):
 
-log.jsonl gets one line per logged step. A killed run resumes where its checkpoints stand, exactly, by the same command.
-`--data DIR` trains on a folder of real clips instead of the synthetic corpus (README: "Your own clips").
+    corpus    clips for the autoencoders, made or decoded once                clips/
+    speaker   SpeakerEncoder                                                  speaker.pt
+    audio     AudioVAE                 } side by side, in processes           audio.pt
+    motion    MotionAutoencoder        } of their own                         motion.pt
+    latents   every clip of the corpus, encoded once                          latents/
+    talker    Talker and its flow-matching heads (arXiv 2604.23586, 3.5)      talker.pt
+    sample    six sentences of the test split by unseen speakers              sample.mp4
 
-What this file does not do: models (model.py, heads.py, autoencoders.py), clips (data.py), generation (sample.py).
+All models train by the one loop in `train_model`. log.jsonl gets a line per logged step. A killed
+run resumes exactly where its checkpoints stand, by the same command. `--data DIR` trains on real
+clips instead of the synthetic corpus, `--from RUN` another talker on the frozen parts and latents
+of a finished run.
+
+What this file does not do: models (model.py, heads.py, autoencoders.py), clips (data.py),
+generation (sample.py), the bookkeeping around the loop (engine/training.py).
 """
-import dataclasses
 import functools
-import json
-import math
-import multiprocessing
-import os
+import importlib
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Callable, NamedTuple
 
+from engine.machine import cores, pick_device, prepare_machine     # before torch
 import numpy as np
+import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
-from lab.machine import cores, pick_device, prepare_machine, to_device     # before torch
-import torch
-
 import data
-from autoencoders import AudioVAE, MotionAutoencoder, SpeakerEncoder, as_input
-from heads import FlowHead, SeparateHeads
-from lab.muon import optimizers
-from lab.ranks import add_up, agree, in_processes, join, load_optimizer, plainly, rank, spread, wait, whole, world
-from lab.settings import check_settings, open_run, parse_crop, read_settings
-from model import Backbone, Modality, Talker, initialise
+import heads
+from autoencoders import (AudioVAE, MotionAutoencoder, SpeakerEncoder, pictures_to_tensor,
+                          tensor_to_pictures)
+from engine import kernels
+from engine.checkpoints import finished, load_checkpoint, save_checkpoint
+from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, rank,
+                              run_in_processes, world)
+from engine.settings import (check_settings, copy_frozen, open_run, parse_crop, read_run_config,
+                             read_settings)
+from engine.training import TrainingRun
+from model import FPS, Backbone, Modality, Talker, initialise
 
 
-# -------------------------------------------------------------------------------------------------------- configuration
+# -------------------------------------------------------------------------------- configuration
 @dataclass
 class Config:
-    """Every setting, with the values of `small`; the other presets say what they change."""
-    config: str = "small"
-    out_dir: str = ""                     # default: out/<config>
-    data: str = ""                        # a folder of real clips; empty: the synthetic corpus
-    crop: str = ""                        # x,y,size in source pixels of real clips; empty: the centre square
+    """Every setting, with the values of `small`. Each is an option, --name=value."""
+
+    config: str = "small"           # the preset
+    out_dir: str = ""               # the run's folder; default: out/<config>
+    from_run: str = ""              # --from: a run whose frozen parts and latents this one uses
     seed: int = 0
-    # corpus
-    size: int = 64                        # side of the square pictures
+
+    # ---- The frozen parts: corpus, speaker encoder and autoencoders.
+    data: str = ""                  # a folder of real clips; empty: the synthetic corpus
+    crop: str = ""                  # x,y,size in pixels of real clips; empty: the centre square
+    size: int = 64                  # side of the square pictures, pixels
     sample_rate: int = 16000
-    vocabulary: int = 47                  # the characters of data.TEXT_VOCAB (47) or another tokenizer's ids (Qwen3: 151936)
-    start: str = ""                       # where the talker starts from: Qwen3's weights (a folder, or a name on Hugging Face) or a run
-    autoencoders: str = "small"           # or paper: WhisperX-VAE and LIA-X, see lab/paper_autoencoders.py
-    whisper: str = ""                     # for WhisperX-VAE: the file of Whisper's weights (large-v3.pt); without it they are random
-    clips: int = 3500                     # sentences the talker learns from
-    autoencoder_clips: int = 1000         # the first of them, which the autoencoders learn from
-    # audio autoencoder and speaker encoder
+    clips: int = 3500               # sentences that the talker learns from
+    autoencoder_clips: int = 1000   # the first of them, which the autoencoders learn from
+    autoencoders: str = "small"     # or paper: WhisperX-VAE and LIA-X (paper/autoencoders.py)
+    whisper: str = ""               # with paper: the file of Whisper's weights; else random ones
+
     audio_width: int = 128
-    audio_layers: int = 2                 # of the semantic encoder
+    audio_layers: int = 2           # of the semantic encoder
     audio_heads: int = 4
-    audio_bands: int = 80
-    audio_slow: int = 256                 # decoder channels at 25 Hz (paper: innermost)
-    audio_fast: int = 160                 # and at 100 Hz (paper: outermost of the encoder; half of it, the discriminators)
+    audio_bands: int = 80           # of the mel spectrogram
+    audio_slow: int = 256           # channels of the decoder at 25 Hz (paper: the innermost)
+    audio_fast: int = 160           # and at 100 Hz (paper: the encoder's outermost; half of it
+    #                                 is the width of the discriminators)
     audio_latent: int = 32
-    audio_kl: float = 0.05
+    audio_kl: float = 0.05          # weight of the KL divergence
     audio_steps: int = 1000
     audio_batch: int = 16
-    speaker_size: int = 64
+
+    speaker_size: int = 64          # of the speaker embedding
     speaker_steps: int = 400
     speaker_batch: int = 48
-    timbre: int = 1                       # 1: beside the speaker vector, the talker is told mean and deviation of the reference's latents
-    introduce: int = 1                    # 1: the voice is told to the language model as well, not to the audio head alone
-    # motion autoencoder
-    motion_size: int = 20                 # orthogonal directions
-    motion_coarse: int = 96               # channels at 8 x 8 (paper: up to 64 x 64, half of it with each doubling from there)
-    motion_fine: int = 48                 # and at 16 x 16
+    voice_statistics: bool = True   # the audio head's condition is the speaker embedding with mean
+    #                                 and deviation of the reference's latents; see audio_condition
+
+    motion_size: int = 20           # orthogonal directions, the width of the motion latents
+    motion_coarse: int = 96         # channels at 8 x 8 (paper: up to 64 x 64, halved from there)
+    motion_fine: int = 48           # and at 16 x 16
     motion_steps: int = 900
-    motion_batch: int = 8                 # clips, with 4 pairs of frames from each
-    # talker
-    patch: int = 4                        # frames
+    motion_batch: int = 8           # clips, with 4 pairs of frames from each
+
+    # ---- The talker. Everything from here on may differ between talkers on the same latents.
+    patch: int = 4                  # frames
+    vocabulary: int = 47            # data.TEXT_VOCAB (47), or another tokenizer's (Qwen3: 151936)
+    start: str = ""                 # first weights: Qwen3 (a folder or a name) or a run's folder
     width: int = 192
     layers: int = 4
-    heads: int = 4
+    attention_heads: int = 4
     kv_heads: int = 2
     head_dim: int = 48
-    hidden: int = 512                     # of SwiGLU
+    mlp_width: int = 512            # of SwiGLU
     patch_layers: int = 1
     patch_heads: int = 3
-    head_width: int = 128                 # flow-matching heads
-    head_layers: int = 3
-    head_heads: int = 2
-    repeats: float = 1.0                  # draws of time and noise per target and step (the release: 2; 0.5: half of the targets have one)
-    motion_weight: float = 1.0
-    motion_delay: int = 0                 # patches by which the motion lags
-    regression: float = 1.0               # auxiliary loss, see model.Talker
-    jitter: int = 0                       # up to so many frames are cut off at the start: patches of every phase, where clips are few
-    speech_only: float = 0.1              # share of samples that are treated as having no video
+    condition_backbone: bool = True     # the speaker embedding conditions the backbone too
+    heads: str = "SeparateHeads"    # a class of heads.py, or module:Class
+    flow_width: int = 128
+    flow_layers: int = 3
+    flow_heads: int = 2
+    flow_repeats: float = 1.0       # draws of timestep and noise per target (the release: 2)
+    drop_hidden: float = 0.1
+    drop_history: float = 0.05      # 1: no history
+    motion_weight: float = 1.0      # of its flow-matching loss
+    motion_delay: int = 0           # patches by which the motion lags
+    regression_weight: float = 1.0  # of the auxiliary loss, see model.Talker
+    jitter: int = 0                 # at most so many frames are cut off at the start: patches of
+    #                                 every phase, where clips are few
+    speech_only: float = 0.1        # share of samples that are treated as having no video
     talker_steps: int = 1200
     talker_batch: int = 32
-    # optimisation
-    learning_rate: float = 2e-3           # AdamW
-    muon_rate: float = 0.02               # Muon, on hidden matrices; 0: AdamW everywhere
+
+    # ---- Optimisation.
+    learning_rate: float = 2e-3     # of AdamW
+    muon_rate: float = 0.02         # of Muon, on hidden matrices; 0: AdamW everywhere
     weight_decay: float = 0.01
-    warmup: float = 0.03                  # share of the steps
-    decay: float = 0.6                    # share of the steps at the end over which the rates fall to 2 %
-    clip: float = 1.0                     # gradient norm
-    accumulate: int = 1                   # a batch goes through in so many pieces, one after the other or in several processes
-    fsdp: int = 0                         # 1: with torchrun, weights and optimizer of the talker are cut among the processes
-    log_every: int = 20
-    save_every: float = 60.0              # seconds between checkpoints
-    # sampling: chosen on the dev split
-    steps: int = 8
+    warmup: float = 0.03            # share of the steps
+    decay: float = 0.6              # share of the steps at the end, over which rates fall to 2 %
+    grad_clip: float = 1.0          # largest norm of the gradient
+    accumulate: int = 1             # a batch passes in so many pieces
+    fsdp: bool = False              # with torchrun: the talker is sharded among the processes
+    log_every: int = 20             # steps
+    save_every: float = 60.0        # seconds between checkpoints
+
+    # ---- Sampling, chosen on the dev split.
+    steps: int = 8                  # Euler steps
     guidance: float = 1.5
     temperature: float = 0.6
-    stop_hits: int = 2                    # stop at so many patches in a row above 0.5; the two before the last are not trained
-    stop_keeps: int = 1                   # 1: the patch that says stop is still part of the sample, 0: it is not
-    stop_shortest: int = 0                # patches in which nothing counts as a stop
+    stop_hits: int = 2              # stop at so many patches in a row above one half
+    stop_keeps: bool = True         # the patch that says stop is still part of the sample
+    stop_shortest: int = 0          # patches in which nothing counts as a stop
 
-    voice_size = property(lambda self: self.speaker_size + 2 * self.timbre * self.audio_latent)    # what the audio head is told of the voice
+    @property
+    def voice_size(self) -> int:
+        """Width of the audio head's condition."""
+        return self.speaker_size + 2 * self.voice_statistics * self.audio_latent
 
 
 PRESETS = {
+    # The default: two CPU cores, minutes.
     "small": {},
-    "tiny": dict(clips=24, autoencoder_clips=12, audio_width=32, audio_slow=32, audio_fast=32, audio_steps=3, audio_batch=4,
-                 speaker_size=8, speaker_steps=2, speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
-                 motion_batch=2, width=32, layers=2, heads=2, kv_heads=1, head_dim=16, hidden=64, patch_heads=2, head_width=32,
-                 head_layers=2, head_heads=2, talker_steps=4, talker_batch=4, log_every=1, steps=3, stop_hits=2),
-    "grid": dict(size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40, motion_coarse=128, motion_fine=96,
-                 motion_steps=5000, talker_steps=1300, jitter=3, stop_hits=3),
-    "paper": dict(size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000, audio_width=1280, audio_layers=32,
-                  audio_heads=20, audio_bands=128, audio_slow=1536, audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256, timbre=0, introduce=0,
-                  motion_size=40, motion_coarse=1024, motion_steps=500000, width=1024, layers=28, heads=16, kv_heads=8, head_dim=128,
-                  hidden=3072, patch_layers=4, patch_heads=8, head_width=1024, head_layers=8, head_heads=8, repeats=2.0, motion_weight=8.0,
-                  regression=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
-                  start="Qwen/Qwen3-0.6B", steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
+    # For the tests: seconds.
+    "tiny": dict(
+        clips=24, autoencoder_clips=12, audio_width=32, audio_slow=32, audio_fast=32,
+        audio_steps=3, audio_batch=4, speaker_size=8, speaker_steps=2, speaker_batch=4,
+        motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3, motion_batch=2,
+        width=32, layers=2, attention_heads=2, kv_heads=1, head_dim=16, mlp_width=64,
+        patch_heads=2, flow_width=32, flow_layers=2, flow_heads=2, talker_steps=4, talker_batch=4,
+        log_every=1, steps=3, stop_hits=2),
+    # Real clips: GRID, or a folder of one's own.
+    "grid": dict(
+        size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40,
+        motion_coarse=128, motion_fine=96, motion_steps=5000, talker_steps=1300, jitter=3,
+        stop_hits=3),
+    # The article: Qwen3-0.6B, WhisperX-VAE and LIA-X.
+    "paper": dict(
+        size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000,
+        audio_width=1280, audio_layers=32, audio_heads=20, audio_bands=128, audio_slow=1536,
+        audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
+        voice_statistics=False, condition_backbone=False, motion_size=40, motion_coarse=1024,
+        motion_steps=500000, width=1024, layers=28, attention_heads=16, kv_heads=8, head_dim=128,
+        mlp_width=3072, patch_layers=4, patch_heads=8, flow_width=1024, flow_layers=8,
+        flow_heads=8, flow_repeats=2.0, motion_weight=8.0, regression_weight=0.0, speech_only=0.5,
+        talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
+        start="Qwen/Qwen3-0.6B", steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
-PRESETS["release"] = PRESETS["paper"] | dict(motion_weight=10.0, warmup=0.1, steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
-                                             stop_keeps=0, stop_shortest=7)     # where the released code differs from the paper
-STAGES = ("speaker", "audio", "motion", "talker")
+# Where the released code differs from the article.
+PRESETS["release"] = PRESETS["paper"] | dict(
+    motion_weight=10.0, warmup=0.1, steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
+    stop_keeps=False, stop_shortest=7)
 
 
 def parse_config(arguments: list[str]) -> Config:
-    """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible sizes are errors that say what was meant."""
+    """['--config', 'small', '--seed=3'] -> Config. Unknown fields, wrong types and impossible
+    sizes are a ValueError that says what was meant."""
     config = read_settings(arguments, Config, PRESETS, __doc__)
     check_settings(config)
     return config
 
 
-# ---------------------------------------------------------------------------------------------------------- optimisation
-def fit(stage: str, model, batch, loss, order: data.BatchOrder, steps: int, config: Config, device, dtype, bar=0) -> None:
-    """The one training loop. batch(indices, generator) -> name -> tensor, on the CPU; loss(batch, generator) -> (loss, log dict), on the device.
-    Resumes from <stage>.pt, and leaves it there.
+def run_config(out: Path) -> Config:
+    """The settings of a run, from its folder."""
+    return read_run_config(Path(out), Config)
 
-    All randomness comes from the order of batches and from generators that seed and step start anew, so a resumed run is the
-    same run, and the dtype is in the checkpoint. A batch is cut into pieces, which the processes share (lab/ranks.py).
-    bar: the line of the screen that shows the progress.
+
+# ----------------------------------------------------------------------------------- modalities
+class Frozen(NamedTuple):
+    """The frozen parts of a run, and its settings."""
+
+    config: Config
+    audio: AudioVAE
+    motion: MotionAutoencoder
+    speaker: SpeakerEncoder
+    device: torch.device
+    dtype: torch.dtype              # for pictures
+
+
+@dataclass(frozen=True)
+class Stream:
+    """All that training and sampling know of a modality.
+
+    modality(config) -> model.Modality: latent width, condition width, loss weight, delay.
+    encode(frozen, clip) -> latents (T, d).
+    condition(frozen, clip, latents) -> (G,), the same for all patches of a sample. latents are
+        the clip's where they are known already, else None.
+    decode(frozen, reference, latents (T, d)) -> array of T times as many entries as a frame has.
+    receptive_field(frozen): frames at either side that decoding a frame depends on.
+    vary(config, condition, latents, draw in [0, 1)) -> the condition as one training step sees it.
     """
-    pieces = math.lcm(config.accumulate, world())
-    if order.batch_size % pieces:
-        raise ValueError(f"--{stage}_batch ({order.batch_size}) can't be cut into {pieces} equal pieces (--accumulate={config.accumulate}, {world()} processes)")
-    out = Path(config.out_dir)
-    state = load_checkpoint(out, stage) if (out / f"{stage}.pt").exists() else None
-    dtype = getattr(torch, state["dtype"]) if state else dtype
-    if state:
-        model.load_state_dict(state["model"])
-    model.to(device).train()
-    loss, exchange = spread(model, loss, device, bool(config.fsdp) and stage == "talker")
-    opts = optimizers(model, config, dtype)
-    rates = [o.param_groups[0]["lr"] for o in opts]
-    draws = torch.Generator()             # for the batches; a loss on a GPU draws there
-    generator = draws if device.type == "cpu" else torch.Generator(device)
-    first, seconds = 0, 0.0
-    if state:
-        for o, s in zip(opts, state["optimizers"]):
-            load_optimizer(o, s)
-        order.load_state_dict(state["order"])
-        first, seconds = state["step"], state["seconds"]
-    mine = range(rank(), pieces, world())
-    def prepared():                       # the pieces of this process, one after the other
-        for step in range(first, steps):
-            indices = next(order)
-            for piece in mine:
-                for g in {draws, generator}:
-                    g.manual_seed(config.seed * 1_000_003 + step * pieces + piece)
-                yield indices, order.state_dict(), to_device(batch(indices[piece::pieces], draws), device)
-    def save(step):
-        weights, moments = whole(model.state_dict()), [whole(o.state_dict()) for o in opts]
-        if rank() == 0:
-            save_checkpoint(out, stage, dict(model=weights, optimizers=moments, order=place, step=step, seconds=seconds,
-                                             dtype=str(dtype).removeprefix("torch."), done=False))
-    start, saved = time.perf_counter() - seconds, seconds
-    bar = tqdm(range(first, steps), desc=stage, initial=first, total=steps, unit="step", position=bar, disable=rank() > 0)
-    parent, sums, samples, norms, logged = multiprocessing.parent_process(), {}, 0, 0, first
-    coming, place = prepared(), order.state_dict()
-    following = next(coming, None)
-    for step in bar:
-        share = (step + 1) / steps
-        scale = min(1, share / max(config.warmup, 1 / steps), max(0.02, (1 - share) / max(config.decay, 1 / steps)))
-        for o, rate in zip(opts, rates):
-            o.param_groups[0]["lr"] = rate * scale
-        for piece in mine:
-            indices, place, values = following
-            with exchange(piece == mine[-1]):
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                    value, log = loss(values, generator)
-                (value / len(mine)).backward()
-            following = next(coming, None)              # while a GPU still computes this one
-            for name, v in {"loss": value.detach(), **log}.items():
-                total, n = sums.get(name, (0, 0))
-                counted = ~torch.isnan(v)               # a bin of flow time may be empty
-                sums[name] = total + v.detach().nan_to_num(), n + counted
-        norm = whole(torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip))
-        if not torch.isfinite(norm):
-            raise RuntimeError(f"{stage}: the gradient is not finite at step {step}; try a smaller --learning_rate (clips {indices})")
-        for o in opts:
-            o.step()
-            o.zero_grad(set_to_none=True)
-        samples, norms = samples + len(indices), norms + norm
-        if (step + 1) % config.log_every == 0 or step + 1 == steps:
-            now = time.perf_counter() - start
-            line = {"stage": stage, "step": step + 1, "lr": rates[0] * scale, "seconds": round(now, 2),
-                    "samples_per_s": round(samples / (now - seconds), 2)}
-            late = torch.tensor(float(now - saved > config.save_every), device=device)
-            late, *totals = add_up([late, *(v for pair in sums.values() for v in pair)])
-            line |= {"gradient": float(norms) / (step + 1 - logged)} | {k: (s / n).tolist() for k, s, n in zip(sums, totals[::2], totals[1::2])}
-            line = {k: [None if x != x else round(x, 5) for x in v] if isinstance(v, list) else v for k, v in line.items()}
-            if rank() == 0:
-                with open(out / "log.jsonl", "a") as file:
-                    file.write(json.dumps(line) + "\n")
-            bar.set_postfix_str(f"loss {line['loss']:.3f}")
-            sums, samples, norms, seconds, logged = {}, 0, 0, now, step + 1
-            if parent and not parent.is_alive():
-                sys.exit(f"{stage}: the run that started this process has ended")
-            if late and step + 1 < steps:               # the clocks of several processes differ: any one's is enough
-                save(step + 1)
-                saved = now
-    save(steps)
-    model.eval()
+
+    modality: Callable
+    encode: Callable
+    condition: Callable
+    decode: Callable
+    receptive_field: Callable = lambda frozen: 0
+    vary: Callable | None = None
 
 
-# ----------------------------------------------------------------------------------------------------------- checkpoints
-def save_checkpoint(out: Path, stage: str, state: dict) -> None:
-    """Atomic: a run killed while it writes keeps the checkpoint before."""
-    torch.save(state, out / f"{stage}.tmp")
-    os.replace(out / f"{stage}.tmp", out / f"{stage}.pt")
+def waveform(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
+    return torch.from_numpy(clip.audio)[None].to(frozen.device)               # (1, n)
 
 
-def load_checkpoint(out: Path, stage: str) -> dict:
-    """<out>/<stage>.pt on the CPU. Only tensors and plain values are loaded: a checkpoint never runs code."""
-    path = Path(out) / f"{stage}.pt"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is not there; `python train.py --out_dir {out} ...` trains it")
-    return torch.load(path, map_location="cpu", weights_only=True)
+def encode_audio(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
+    return frozen.audio.encode(waveform(frozen, clip))[0]                     # (T, d)
 
 
-def finished(out: Path, stage: str) -> bool:
-    return (out / f"{stage}.pt").exists() and load_checkpoint(out, stage)["done"]
+def audio_condition(frozen: Frozen, clip: data.Clip, latents=None) -> torch.Tensor:
+    """The speaker embedding of a clip; with voice_statistics also mean and deviation of its
+    latents. The embedding was taught to tell speakers apart: a linear reading of the pitch from it
+    errs by four times what varies within a speaker, with the statistics by a little more than
+    that variation (docs/paper.md)."""
+    speaker = frozen.speaker(waveform(frozen, clip))[0]                       # (G,)
+    if latents is None and frozen.config.voice_statistics:
+        latents = encode_audio(frozen, clip)
+    return with_statistics(frozen.config, speaker, latents)
 
 
-# ---------------------------------------------------------------------------------------------------------------- models
+def with_statistics(config: Config, speaker: torch.Tensor, latents) -> torch.Tensor:
+    if not config.voice_statistics:
+        return speaker
+    return torch.cat((speaker, latents.mean(0), latents.std(0)))              # (voice_size,)
+
+
+def statistics_of_a_half(config: Config, condition, latents, draw: float) -> torch.Tensor:
+    """In training the statistics are those of a random half of the clip. Those of a whole clip
+    tell what it says, which those of a reference do not."""
+    half = len(latents) // 2
+    start = int(draw * (len(latents) - half + 1))
+    return with_statistics(config, condition[:config.speaker_size], latents[start:][:half])
+
+
+def decode_audio(frozen: Frozen, reference, latents: torch.Tensor) -> np.ndarray:
+    speaker = reference.conditions["audio"][:frozen.config.speaker_size]
+    wave = frozen.audio.decode(latents[None], speaker[None])[0]               # (n,)
+    return wave.float().cpu().numpy().clip(-1, 1)
+
+
+def poses(frozen: Frozen, video: np.ndarray) -> torch.Tensor:
+    """Pictures (T, S, S, 3) uint8 -> poses (T, K), at most 64 pictures at a time."""
+    found = []
+    reduced = frozen.dtype != torch.float32
+    with torch.autocast(frozen.device.type, frozen.dtype, enabled=reduced):
+        for start in range(0, len(video), 64):
+            pictures = pictures_to_tensor(video[start:start + 64]).to(frozen.device)
+            found.append(frozen.motion.pose(pictures))
+    return torch.cat(found)
+
+
+def encode_motion(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
+    return frozen.motion.relative(poses(frozen, clip.video))                  # (T, K)
+
+
+def first_pose(frozen: Frozen, clip: data.Clip, latents=None) -> torch.Tensor:
+    return poses(frozen, clip.video[:1])[0]                                   # (K,)
+
+
+def decode_motion(frozen: Frozen, reference, latents: torch.Tensor) -> np.ndarray:
+    pictures = frozen.motion.decode(reference.face[None], latents[None])[0]   # (T, 3, S, S)
+    return tensor_to_pictures(pictures)
+
+
+# The table of modalities. The leading one stands first (see model.Talker); a further entry is a
+# further stream of latents, head and output (docs/forking.md).
+MODALITIES = {
+    "audio": Stream(
+        modality=lambda c: Modality(c.audio_latent, c.voice_size),
+        encode=encode_audio, condition=audio_condition, decode=decode_audio,
+        receptive_field=lambda frozen: frozen.audio.decoder.reach, vary=statistics_of_a_half),
+    "motion": Stream(
+        modality=lambda c: Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay),
+        encode=encode_motion, condition=first_pose, decode=decode_motion),
+}
+
+
+# --------------------------------------------------------------------------------------- models
 def build(stage: str, config: Config) -> torch.nn.Module:
-    """The model of a stage at the configured size, with fresh weights decided by the seed."""
+    """The model of a stage at the configured size, with fresh weights that the seed decides."""
     c = config
     torch.manual_seed(c.seed)
     if c.autoencoders == "paper" and stage in ("audio", "motion"):
-        from lab.paper_autoencoders import LIAX, WhisperXVAE     # here, since few need them
+        from paper.autoencoders import LIAX, WhisperXVAE     # here, since few need them
         if stage == "motion":
-            return LIAX(c.motion_coarse, tuple(c.motion_coarse >> i for i in range(4)), c.motion_size, c.size)
-        return WhisperXVAE(c.sample_rate, c.audio_fast, width=c.audio_width, decoder_channels=c.audio_slow, latent=c.audio_latent,
-                           bands=c.audio_bands, heads=c.audio_heads, layers=c.audio_layers, kl=c.audio_kl, adversary=c.audio_fast // 2)
+            channels = tuple(c.motion_coarse >> i for i in range(4))
+            return LIAX(c.motion_coarse, channels, c.motion_size, c.size)
+        return WhisperXVAE(
+            c.sample_rate, c.audio_fast, width=c.audio_width, decoder_channels=c.audio_slow,
+            latent=c.audio_latent, bands=c.audio_bands, heads=c.audio_heads, layers=c.audio_layers,
+            kl=c.audio_kl, adversary=c.audio_fast // 2)
+
     if stage == "audio":
-        return AudioVAE(c.sample_rate, c.audio_width, c.audio_latent, c.audio_bands, c.audio_layers, c.audio_heads, slow=c.audio_slow,
-                        fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB), kl=c.audio_kl, speaker=c.speaker_size)
+        return AudioVAE(
+            c.sample_rate, c.audio_width, c.audio_latent, c.audio_bands, c.audio_layers,
+            c.audio_heads, slow=c.audio_slow, fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB),
+            kl=c.audio_kl, speaker_size=c.speaker_size)
     if stage == "speaker":
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
     if stage == "motion":
-        return MotionAutoencoder(c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine).to(memory_format=torch.channels_last)
-    modalities = {"audio": Modality(c.audio_latent, c.voice_size), "motion": Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay)}
-    heads = SeparateHeads({name: FlowHead(m.latent, m.condition, c.width, c.head_width, c.head_layers, c.head_heads)
-                           for name, m in modalities.items()}, c.repeats)
-    backbone = Backbone(c.width, c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden)
-    talker = Talker(modalities, heads, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads, c.regression, bool(c.introduce))
+        model = MotionAutoencoder(
+            c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine)
+        return model.to(memory_format=torch.channels_last)
+
+    modalities = {name: stream.modality(c) for name, stream in MODALITIES.items()}
+    flow = head_class(c.heads)(
+        modalities, hidden_width=c.width, width=c.flow_width, layers=c.flow_layers,
+        attention_heads=c.flow_heads, patch=c.patch, repeats=c.flow_repeats,
+        drop_hidden=c.drop_hidden, drop_history=c.drop_history)
+    backbone = Backbone(
+        c.width, c.layers, c.attention_heads, c.kv_heads, c.head_dim, c.mlp_width)
+    talker = Talker(
+        modalities, flow, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads,
+        c.regression_weight, c.condition_backbone)
     initialise(talker)
     return talker
 
 
-def run_config(out: Path) -> Config:
-    """The settings of a run, from its folder."""
-    path = Path(out) / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{out} holds no trained model (no config.json); `python train.py --out_dir {out}` makes one")
-    found = json.loads(path.read_text())
-    if other := found.keys() ^ {f.name for f in dataclasses.fields(Config)}:
-        raise ValueError(f"{out} was made by another version of nanoTalker, which differs in the settings {', '.join(sorted(other))}; train it again")
-    return Config(**found)
+def head_class(name: str) -> type:
+    """'SeparateHeads' -> the class of heads.py; 'module:Class' -> the class of that module."""
+    module, _, attribute = name.rpartition(":")
+    try:
+        return getattr(importlib.import_module(module) if module else heads, attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--heads={name}: {error}; give a class of heads.py, such as "
+                         "SeparateHeads, or module:Class") from None
 
 
 def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
@@ -308,145 +363,229 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
     return model.to(device).eval()
 
 
-# ---------------------------------------------------------------------------------------------------------------- stages
-def corpus(config: Config, split="train", n: int | None = None, talkers=None):
+# --------------------------------------------------------------------------------- training loop
+def train_model(stage: str, model, make_batch, compute_loss, order: data.BatchOrder, steps: int,
+                config: Config, device, dtype, bar=0) -> None:
+    """The one training loop. It resumes from <stage>.pt, and leaves its result there.
+
+    make_batch(clip numbers, generator) -> name -> tensor; compute_loss(batch, generator) -> loss,
+    name -> what to log.
+    """
+    run = TrainingRun(stage, model, make_batch, compute_loss, order, steps, config, device, dtype,
+                      bar)
+    for step, pieces in run.batches():
+        # Learning rates rise over the warm-up, stay, and fall to 2 % over the decay.
+        share = (step + 1) / steps
+        rising = share / max(config.warmup, 1 / steps)
+        falling = (1 - share) / max(config.decay, 1 / steps)
+        run.set_rates(min(1, rising, max(0.02, falling)))
+
+        # Forward and backward, for the batch or for each of its pieces. Gradients add up.
+        for batch in pieces:
+            with torch.autocast(device.type, run.dtype, enabled=run.dtype != torch.float32):
+                loss, log = run.compute_loss(batch, run.generator)
+            (loss / len(run.my_pieces)).backward()
+            run.record(loss, log)
+
+        # Step. A gradient that is too long is shortened; one that is not finite ends the run.
+        run.clip_gradients(step)
+        for optimizer in run.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+        # Now and then a line of the log, and a checkpoint.
+        run.write_log(step)
+    run.save(steps)
+    model.eval()
+
+
+# ------------------------------------------------------------------- speaker, audio and motion
+def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     """The source of clips: a folder of real ones, or the synthetic corpus."""
     if config.data:
-        return data.ClipFolder(config.data, split, config.size, config.sample_rate, parse_crop(config.crop))
-    return data.SyntheticCorpus(split, n or config.clips, talkers, config.seed, config.size, config.sample_rate)
+        return data.ClipFolder(
+            config.data, split, config.size, config.sample_rate, parse_crop(config.crop))
+    return data.SyntheticCorpus(
+        split, n or config.clips, speakers, config.seed, config.size, config.sample_rate)
 
 
-def padded_audio(clips: list, samples: int) -> dict[str, torch.Tensor]:
-    """Clips -> wave (B, n) padded with zeros, frames (B,); samples: per frame. n is a multiple of 8 frames: few sizes, few kernels."""
-    waves = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(c.audio) for c in clips], batch_first=True)
-    waves = torch.nn.functional.pad(waves, (0, -waves.shape[1] % (8 * samples)))
-    return dict(wave=waves, frames=torch.tensor([len(c.audio) // samples for c in clips]))
+def padded_audio(clips: list, samples_per_frame: int) -> dict[str, torch.Tensor]:
+    """Clips -> wave (B, n), padded with zeros, and frames (B,)."""
+    waves = [torch.from_numpy(clip.audio) for clip in clips]
+    frames = torch.tensor([len(wave) // samples_per_frame for wave in waves])
+    waves = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)          # (B, n)
+    # Lengths are multiples of 8 frames: few sizes of products, few kernels to make.
+    return dict(wave=F.pad(waves, (0, -waves.shape[1] % (8 * samples_per_frame))), frames=frames)
 
 
 def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
-    """audio, speaker or motion, on the clips that the corpus stage left in the run's folder."""
+    """speaker, audio or motion, on the clips that the corpus stage left in the run's folder."""
     out = Path(config.out_dir)
     store = data.ClipStore(out / "clips")
     model = build(stage, config).to(device)
-    if stage == "audio" and config.whisper and not (out / "audio.pt").exists():
-        from lab.released import load_whisper
-        load_whisper(model.semantic, Path(config.whisper))
-    if stage == "audio":                  # its decoder is told who speaks
-        speaker, clips = load_model(out, "speaker", device), tqdm(range(len(store)), desc="voices", position=bar, leave=False)
-        with torch.no_grad():
-            voices = torch.cat([speaker(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips]).cpu()
 
-    sounds = lambda indices, generator: padded_audio([store[i] for i in indices], config.sample_rate // data.FPS)
+    def sounds(indices, generator) -> dict:
+        return padded_audio([store[i] for i in indices], config.sample_rate // FPS)
 
-    def spoken(indices, generator):
+    def spoken(indices, generator) -> dict:
+        """Sounds with their texts, which the CTC loss reads, and their speaker embeddings."""
         text, _ = data.pad_text([data.encode_text(store[i].text) for i in indices])
-        return sounds(indices, generator) | dict(text=text, speaker=voices[indices])
+        return sounds(indices, generator) | dict(text=text, speaker=speakers[indices])
 
-    def pairs(indices, generator):
+    def pictures(indices, generator) -> dict:
+        """Five random frames of each clip: a source, and four to make of it."""
         draws = torch.rand(len(indices), 5, generator=generator).numpy()
-        return dict(pictures=torch.from_numpy(np.stack([store[i].video[(d * store.frames[i]).astype(int)] for i, d in zip(indices, draws)])))
+        chosen = [store[i].video[(draw * store.frames[i]).astype(int)]
+                  for i, draw in zip(indices, draws)]
+        return dict(pictures=torch.from_numpy(np.stack(chosen)))              # (B, 5, S, S, 3)
 
-    def motion_loss(x, generator):
-        pictures = as_input(x["pictures"])                                               # (B, 5, 3, S, S)
-        return model.loss(pictures[:, 0], pictures[:, 1:])
+    def sound_loss(batch, generator):
+        return model.loss(**batch, generator=generator)
 
-    batch = {"audio": spoken, "speaker": sounds, "motion": pairs}[stage]
-    loss = motion_loss if stage == "motion" else lambda x, generator: model.loss(**x, generator=generator)
-    steps, size = getattr(config, f"{stage}_steps"), getattr(config, f"{stage}_batch")
-    fit(stage, model, batch, loss, data.BatchOrder(store.frames, size, config.seed), steps, config, device, dtype, bar)
+    def picture_loss(batch, generator):
+        clip = pictures_to_tensor(batch["pictures"])                          # (B, 5, 3, S, S)
+        return model.loss(clip[:, 0], clip[:, 1:])
+
+    if stage == "speaker":
+        make_batch, compute_loss = sounds, sound_loss
+    elif stage == "motion":
+        make_batch, compute_loss = pictures, picture_loss
+    else:
+        make_batch, compute_loss = spoken, sound_loss
+        if config.whisper and not (out / "audio.pt").exists():
+            from paper.weights import load_whisper
+            load_whisper(model.semantic, Path(config.whisper))
+        # The decoder is conditioned on the speaker, so the embeddings are made beforehand.
+        encoder = load_model(out, "speaker", device)
+        clips = tqdm(range(len(store)), desc="speakers", position=bar, leave=False)
+        with torch.no_grad():
+            speakers = torch.cat([
+                encoder(torch.from_numpy(store[i].audio)[None].to(device)) for i in clips]).cpu()
+
+    steps = getattr(config, f"{stage}_steps")
+    order = data.BatchOrder(store.frames, getattr(config, f"{stage}_batch"), config.seed)
+    train_model(stage, model, make_batch, compute_loss, order, steps, config, device, dtype, bar)
     if rank() > 0:
         return
-    if stage != "speaker":                # the language model wants latents of zero mean and unit deviation
-        take = {"audio": lambda c: torch.from_numpy(c.audio).to(device), "motion": lambda c: as_input(c.video[::4]).to(device)}[stage]
-        with torch.inference_mode():
-            model.fit(take(store[i]) for i in range(0, len(store), max(1, len(store) // 300)))
-    save_checkpoint(out, stage, load_checkpoint(out, stage) | {"model": model.state_dict(), "done": True})
+
+    # The language model wants latents of zero mean and unit deviation: some 300 clips say how.
+    some = range(0, len(store), max(1, len(store) // 300))
+    with torch.inference_mode():
+        if stage == "audio":
+            model.fit_statistics(torch.from_numpy(store[i].audio).to(device) for i in some)
+        elif stage == "motion":
+            model.fit_statistics(pictures_to_tensor(store[i].video[::4]).to(device) for i in some)
+    state = load_checkpoint(out, stage) | {"model": model.state_dict(), "done": True}
+    save_checkpoint(out, stage, state)
 
 
-def voice_of(speaker: torch.Tensor, latents: torch.Tensor, config: Config) -> torch.Tensor:
-    """Speaker vector (G,) and latents (T, d) of one utterance -> what the audio head is told of the voice (voice_size,)."""
-    return torch.cat((speaker, latents.mean(0), latents.std(0))) if config.timbre else speaker
-
-
+# -------------------------------------------------------------------------------------- latents
 @functools.lru_cache
-def encoders(out: Path) -> tuple:
-    """The frozen parts of a run, the clips it keeps, its settings and the dtype for pictures, loaded once in each worker process."""
-    dtype = prepare_machine(torch.device("cpu"), 1)
-    return *(load_model(out, stage) for stage in ("audio", "motion", "speaker")), data.ClipStore(out / "clips"), run_config(out), dtype
+def worker_parts(out: Path) -> tuple[Frozen, data.ClipStore]:
+    """What a worker process needs to encode clips, loaded once in each of them."""
+    device = torch.device("cpu")
+    dtype = prepare_machine(device, 1)
+    parts = [load_model(out, stage) for stage in ("audio", "motion", "speaker")]
+    return Frozen(run_config(out), *parts, device, dtype), data.ClipStore(out / "clips")
 
 
 @torch.inference_mode()
 def encode_clip(out: Path, source, index: int):
-    """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why there is none."""
-    audio, motion, speaker, store, config, dtype = encoders(out)
-    clip = store[store.places[index]] if index in store.places else data.make_clip(source, index)
+    """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why not."""
+    frozen, store = worker_parts(out)
+    kept = index in store.places
+    clip = store[store.places[index]] if kept else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
-    wave = torch.from_numpy(clip.audio)[None]
-    latents = audio.encode(wave)[0]
-    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        poses = motion.pose(as_input(clip.video))
-    return dict(name=clip.name, text=clip.text, audio=latents.numpy(), voice=voice_of(speaker(wave)[0], latents, config).numpy(),
-                motion=motion.moves(poses).numpy(), pose=poses[0].numpy())
+    item = dict(name=clip.name, text=clip.text)
+    for name, stream in MODALITIES.items():
+        latents = stream.encode(frozen, clip)
+        item[name] = latents.numpy()
+        item[f"{name}_condition"] = stream.condition(frozen, clip, latents).numpy()
+    return item
 
 
 def encode_latents(config: Config, source) -> None:
-    """The whole corpus -> latents/, in one process per core; each clip is made or decoded, encoded and forgotten."""
+    """The whole corpus -> latents/, in one process per core. Each clip is made or decoded, encoded
+    and forgotten."""
     out = Path(config.out_dir)
     if (out / "latents" / "meta.json").exists():
         return
     n = min(config.clips, len(source))
     if n < len(source):
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
-    found = data.parallel(functools.partial(encode_clip, out), source, n, cores(), "latents")
-    data.LatentSet.write(out / "latents", (item for _, item in data.kept(found, n, "latents", [])))
+    encode = functools.partial(encode_clip, out)
+    found = data.parallel(encode, source, n, cores(), "latents")
+    data.LatentSet.write(out / "latents", (x for _, x in data.kept(found, n, "latents", [])))
 
 
-def text_reader(config: Config):
-    """What turns a text into ids: characters, or (another vocabulary) Qwen3's tokens."""
+# --------------------------------------------------------------------------------------- talker
+def text_reader(config: Config) -> Callable:
+    """What turns a text into ids: characters, or with another vocabulary Qwen3's tokens."""
     if config.vocabulary == len(data.TEXT_VOCAB):
         return data.encode_text
-    from lab.released import find_tokenizer, qwen_ids
-    return functools.partial(qwen_ids, folder=find_tokenizer(config.start) or "Qwen/Qwen3-0.6B")
+    from paper.qwen import find_tokenizer, qwen_ids
+    folder = find_tokenizer(config.start) or "Qwen/Qwen3-0.6B"
+    return functools.partial(qwen_ids, folder=folder)
 
 
 def vary(item: dict, half: float, cut: float, config: Config) -> dict:
-    """An item of a LatentSet as one step sees it; half and cut are draws from [0, 1). Up to `jitter` frames are cut off at the
-    start, and the voice's statistics are those of a random half: a whole clip's tell what it says, a reference's don't."""
-    audio, skip = item["audio"], int(cut * (config.jitter + 1))
-    voice = voice_of(item["voice"][:config.speaker_size], audio[int(half * (len(audio) - len(audio) // 2 + 1)):][:len(audio) // 2], config)
-    return {k: v[skip:] if v.ndim == 2 else v for k, v in item.items()} | {"voice": voice}
+    """An item of a LatentSet as one training step sees it. half and cut are draws from [0, 1)."""
+    seen = {"text": item["text"]}
+    skip = int(cut * (config.jitter + 1))         # frames that are cut off at the start
+    for name, stream in MODALITIES.items():
+        condition = item[f"{name}_condition"]
+        if stream.vary:
+            condition = stream.vary(config, condition, item[name], half)
+        seen[name] = item[name][skip:]
+        seen[f"{name}_condition"] = condition
+    return seen
 
 
 def train_talker(config: Config, device, dtype) -> None:
-    clips = data.LatentSet(Path(config.out_dir) / "latents", text_reader(config))
+    out = Path(config.out_dir)
+    clips = data.LatentSet(out / "latents", text_reader(config))
     talker = build("talker", config)
-    if config.start and not (Path(config.out_dir) / "talker.pt").exists():
-        from lab.released import start_from
+    if config.start and not (out / "talker.pt").exists():
+        from paper.weights import start_from
         start_from(talker, config.start)
     talker.to(device)
-    talker.longest.fill_(int(clips.frames.max()) // config.patch)
+    talker.longest_seen.fill_(int(clips.frames.max()) // config.patch)
+    kernels.install(talker)                       # the same arithmetic, in less time
 
-    def batch(indices, generator):
+    def make_batch(indices, generator) -> dict:
         draws = torch.rand(len(indices), 3, generator=generator)
         items = [vary(clips[i], *draw, config) for i, draw in zip(indices, draws[:, :2].tolist())]
-        return data.collate(items, config.patch) | dict(paired=draws[:, 2] >= config.speech_only)
+        # Some samples are treated as having no video, so that the model also learns plain speech.
+        with_video = draws[:, 2] >= config.speech_only
+        return data.collate(items, config.patch) | dict(with_video=with_video)
 
-    def loss(x, generator):
-        frames, latents = x["patches"] * config.patch, {"audio": x["audio"], "motion": x["motion"]}
-        conditions = {"audio": x["voice"], "motion": x["pose"]}
-        return talker(x["text"], x["text_mask"], latents, {n: frames for n in latents}, conditions, x["paired"], generator)
+    def compute_loss(batch, generator):
+        frames = batch["patches"] * config.patch
+        return talker(
+            batch["text"], batch["text_mask"],
+            latents={name: batch[name] for name in MODALITIES},
+            frames={name: frames for name in MODALITIES},
+            conditions={name: batch[f"{name}_condition"] for name in MODALITIES},
+            present={name: batch["with_video"] for name in MODALITIES if name != talker.leader},
+            generator=generator)
 
-    fit("talker", talker, batch, loss, data.BatchOrder(clips.frames, config.talker_batch, config.seed), config.talker_steps, config, device, dtype)
+    order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
+    train_model("talker", talker, make_batch, compute_loss, order, config.talker_steps, config,
+                device, dtype)
     if rank() == 0:
-        save_checkpoint(Path(config.out_dir), "talker", load_checkpoint(config.out_dir, "talker") | {"done": True})
+        save_checkpoint(out, "talker", load_checkpoint(out, "talker") | {"done": True})
+
+
+# --------------------------------------------------------------------------------------- stages
+STAGES = ("speaker", "audio", "motion", "talker")
 
 
 def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = None, bar=0) -> None:
-    """The stages that are not finished yet, one after the other, in this process."""
+    """Train those of the stages that are not finished yet, one after the other."""
     device = pick_device()
-    join(device)
-    dtype = agree(prepare_machine(device, threads), device)
+    join_processes(device)
+    dtype = agree_on_dtype(prepare_machine(device, threads), device)
     for stage in stages:
         if finished(Path(config.out_dir), stage):
             continue
@@ -454,51 +593,76 @@ def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = No
             train_talker(config, device, dtype)
         else:
             train_autoencoder(stage, config, device, dtype, bar)
-        wait()
+        barrier()
 
 
-def main() -> None:
-    arguments = sys.argv[1:]
-    if "--describe" in arguments:
-        from lab.describe import describe
-        return print(describe(parse_config([a for a in arguments if a != "--describe"])))
-    config = parse_config(arguments)
-    with torch.device("meta"):                    # settings that no model can have are told before the corpus is made
-        for stage in STAGES:
-            build(stage, config)
-    start = time.time()
-    source, out = corpus(config), Path(config.out_dir)
-    join(pick_device())
-    if rank() == 0:
-        at = {s: load_checkpoint(out, s)["step"] if (out / f"{s}.pt").exists() else 0 for s in STAGES}
-        open_run(config, source.key, at)
+def train_frozen_parts(config: Config, source) -> None:
+    """Corpus, speaker encoder, autoencoders and latents. With --from these are copied instead."""
+    out = Path(config.out_dir)
+    if rank() == 0 and not config.from_run:
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
-    wait()
+    barrier()
     run_stages(("speaker",), config)
-    if pick_device().type == "cpu" and cores() > 1 and world() == 1:         # small networks keep two cores busy better side by side
-        in_processes([(plainly, run_stages, (stage,), config, cores() // 2, line) for line, stage in enumerate(("audio", "motion"))])
+    if pick_device().type == "cpu" and cores() > 1 and world() == 1:
+        # Small networks keep two cores busy better side by side than one after the other.
+        run_in_processes([
+            (plainly, run_stages, (stage,), config, cores() // 2, line)
+            for line, stage in enumerate(("audio", "motion"))])
         print("\n\n", end="")
     else:
         run_stages(("audio", "motion"), config)
     if rank() == 0:
         encode_latents(config, source)
-    wait()
+    barrier()
+
+
+def main() -> None:
+    config = parse_config(sys.argv[1:])
+    # Settings that no model can have are told before the corpus is made.
+    with torch.device("meta"):
+        for stage in STAGES:
+            build(stage, config)
+
+    start = time.time()
+    out = Path(config.out_dir)
+    source = corpus(config)
+    join_processes(pick_device())
+    if rank() == 0:
+        steps = {stage: load_checkpoint(out, stage)["step"] if (out / f"{stage}.pt").exists() else 0
+                 for stage in STAGES}
+        open_run(config, source.key, steps)
+        copy_frozen(config)
+    barrier()
+    train_frozen_parts(config, source)
     run_stages(("talker",), config)
     if rank() > 0:
         return
-    from lab.sheet import write_grid      # here, since it and sample.py stand above this file and import it
-    write_grid(out, out / "sample.mp4")
-    text, who, what = "bin blue at f two now", "--talker 3", "six unseen sentences by unseen talkers"
+
+    # The last stage samples. It is a program of its own, which needs nothing but the run's folder.
+    done = subprocess.run(
+        [sys.executable, "-m", "lab.grid", "--ckpt", out.resolve(), "--out",
+         out.resolve() / "sample.mp4"], cwd=Path(__file__).parent)
+    if done.returncode:
+        raise RuntimeError(f"{out / 'sample.mp4'} could not be made; the reason is above")
+    say_what_is_next(config, source, (time.time() - start) / 60)
+
+
+def say_what_is_next(config: Config, source, minutes: float) -> None:
+    out = Path(config.out_dir)
+    text, who = "bin blue at f two now", "--speaker 3"
+    what = "six sentences of the test split by unseen speakers"
     if config.data:
         clips = corpus(config, "all")
-        first = next(i for i in range(len(clips)) if isinstance(data.make_clip(clips, i), data.Clip))
+        first = next(i for i in range(len(clips))
+                     if isinstance(data.make_clip(clips, i), data.Clip))
         text, who = clips.text(first), f"--ref {clips.paths[first]}"
         what = "texts of test clips, each in the voice and with the face of the next clip"
+    log, curve = out / "log.jsonl", out / "curve.png"
     print(f"""
-Finished in {(time.time() - start) / 60:.1f} minutes.
-  checkpoints  {', '.join(str(out / f'{s}.pt') for s in STAGES)}
-  log          {out / 'log.jsonl'}   (python -m lab.plot {out / 'log.jsonl'} --out {out / 'curve.png'})
-  clips        {out / 'sample.mp4'}   {what}, the truth at the right of each
+Finished in {minutes:.1f} minutes.
+  checkpoints  {', '.join(str(out / f'{stage}.pt') for stage in STAGES)}
+  log          {log}   (python -m lab.plot {log} --out {curve})
+  clips        {out / 'sample.mp4'}   {what}, the ground truth at the right of each
 Next: python sample.py --ckpt {out} --text "{text}" {who} --seed 0 --out hello.mp4""")
 
 

@@ -1,294 +1,538 @@
-"""The cartoon talkers of the synthetic corpus: their words, voices and faces. data.SyntheticCorpus makes clips of them.
+"""The synthetic speakers: their words, voices and cartoon faces. data.SyntheticCorpus makes clips
+of them, and a first reading can skip how.
 
-A first reading can skip this file. One articulatory trajectory per utterance (per phone: formants, voicing, hiss, jaw, lip width
-and closure, smoothed for coarticulation) drives both a source-filter synthesizer and a face renderer, so speech and face share
-their cause, as the paper supposes, and the truth is known for every frame. Pure numpy, vectorised, fast: a clip takes some 35 ms.
+One articulatory trajectory per utterance (per phone: formants, voicing, frication, jaw, width and
+closure of the lips, smoothed for coarticulation) drives both a source-filter synthesizer and a face
+renderer. So speech and face share their cause, as the paper supposes, and the ground truth is known
+for every frame. Pure numpy, vectorised: a clip takes some 35 ms.
 
-    text -> articulate -> control tracks (8 T,) -> synthesize -> speech (n,) float32
-                                                -> move_face  -> face controls (T,) -> render -> video (T, S, S, 3) uint8
+    text -> articulate -> tracks (8 T,) at 200 Hz -> synthesize -> speech (n,) float32
+                                                  -> move_face  -> face controls (T,) at 25 Hz
+                                                                -> render -> video (T, S, S, 3)
 
-Axes: T video frames, n audio samples, S image side.
+Axis letters: T video frames, n audio samples, S side of the picture.
 """
 import colorsys
 
 import numpy as np
 
-FPS = 25                    # of the video, as in data.py
-VERSION = 1                 # raise it whenever the clips change: cached clips and latents are then made anew
+from model import FPS
 
-GRAMMAR = [words.split() for words in (             # GRID's, which leaves out the letter w: 64,000 sentences
-    "bin lay place set", "blue green red white", "at by in with", "a b c d e f g h i j k l m n o p q r s t u v x y z",
-    "zero one two three four five six seven eight nine", "again now please soon")]
+VERSION = 1             # raise it whenever the clips change: cached clips and latents are made anew
+CONTROL_RATE = 200      # values of an articulatory track per second: 8 per video frame
 
-LEXICON = {word: phones.split() for word, phones in (entry.split(None, 1) for entry in """
-bin B IH N; lay L EY; place P L EY S; set S EH T; blue B L UW; green G R IY N; red R EH D; white W AY T; at AE T; by B AY;
-in IH N; with W IH DH; a EY; b B IY; c S IY; d D IY; e IY; f EH F; g JH IY; h EY CH; i AY; j JH EY; k K EY; l EH L; m EH M;
-n EH N; o OW; p P IY; q K Y UW; r AA R; s EH S; t T IY; u Y UW; v V IY; x EH K S; y W AY; z Z IY; zero Z IH R OW; one W AH N;
-two T UW; three TH R IY; four F AO R; five F AY V; six S IH K S; seven S EH V AH N; eight EY T; nine N AY N; again AH G EH N;
-now N AW; please P L IY Z; soon S UW N""".split(";"))}
 
-# A phone is one or more segments of so many milliseconds: three formants (Hz), strengths of voice, breath and hiss, centre and
-# width of the hiss (Hz), nasality; jaw (1 open), width (-1 rounded, 1 spread) and closure of the lips. The holds say how firmly
-# a segment keeps its formants and its lips against its neighbours (coarticulation).
-COLUMNS = ("duration formant1 formant2 formant3 formant_hold voice breath hiss hiss_centre hiss_width nasality "
-           "jaw width closure lip_hold").split()
+# ---------------------------------------------------------------------------- words and phones
+# The grammar of the GRID corpus, which leaves out the letter w: 64,000 sentences of six words.
+GRAMMAR = [words.split() for words in (
+    "bin lay place set",                                        # command
+    "blue green red white",                                     # colour
+    "at by in with",                                            # preposition
+    "a b c d e f g h i j k l m n o p q r s t u v x y z",        # letter
+    "zero one two three four five six seven eight nine",        # digit
+    "again now please soon")]                                   # adverb
+
+# The pronunciation of each word, in ARPAbet.
+PRONUNCIATIONS = """
+bin B IH N; lay L EY; place P L EY S; set S EH T; blue B L UW; green G R IY N; red R EH D;
+white W AY T; at AE T; by B AY; in IH N; with W IH DH; a EY; b B IY; c S IY; d D IY; e IY;
+f EH F; g JH IY; h EY CH; i AY; j JH EY; k K EY; l EH L; m EH M; n EH N; o OW; p P IY; q K Y UW;
+r AA R; s EH S; t T IY; u Y UW; v V IY; x EH K S; y W AY; z Z IY; zero Z IH R OW; one W AH N;
+two T UW; three TH R IY; four F AO R; five F AY V; six S IH K S; seven S EH V AH N; eight EY T;
+nine N AY N; again AH G EH N; now N AW; please P L IY Z; soon S UW N"""
+
+LEXICON = {}            # word -> its phones
+for entry in PRONUNCIATIONS.split(";"):
+    word, *phones = entry.split()
+    LEXICON[word] = phones
+
+# A phone is a sequence of one or more segments, a row of the tables each:
+#
+#   duration in ms; three formants in Hz; strengths of voicing, aspiration and frication; centre and
+#   width of the frication's spectrum in Hz; nasality; opening of the jaw (1 wide open); width of
+#   the lips (-1 rounded, 1 spread) and their closure. A dominance says how firmly a segment keeps
+#   its formants, or its lips, against its neighbours (coarticulation).
+COLUMNS = ("duration formant1 formant2 formant3 formant_dominance voicing aspiration frication "
+           "frication_centre frication_width nasality jaw width closure lip_dominance").split()
+
+# Vowels differ in duration, formants, jaw and width alone; VOWEL_SOURCE holds what they share.
+# phone  ms   F1    F2    F3   jaw  width
 VOWELS = """
-IY 140 280 2290 3010 .25 .9; IH 110 400 1990 2600 .35 .5; EH 130 560 1840 2500 .6 .4; AE 130 690 1700 2450 .85 .5;
-AA 140 740 1120 2500 1 .1; AO 140 570 860 2450 .7 -.6; AH 100 630 1200 2450 .6 .1; UW 140 310 980 2250 .25 -1;
-EY 80 500 1850 2500 .5 .5; EY 80 310 2200 2850 .25 .8; AY 90 750 1200 2500 1 .2; AY 80 350 2100 2700 .3 .7;
-AW 90 750 1300 2500 1 .1; AW 80 400 900 2300 .3 -.8; OW 90 540 1000 2400 .6 -.5; OW 80 380 820 2350 .3 -1"""
+  IY    140  280  2290  3010  0.25    0.9
+  IH    110  400  1990  2600  0.35    0.5
+  EH    130  560  1840  2500   0.6    0.4
+  AE    130  690  1700  2450  0.85    0.5
+  AA    140  740  1120  2500     1    0.1
+  AO    140  570   860  2450   0.7   -0.6
+  AH    100  630  1200  2450   0.6    0.1
+  UW    140  310   980  2250  0.25     -1
+  EY     80  500  1850  2500   0.5    0.5
+  EY     80  310  2200  2850  0.25    0.8
+  AY     90  750  1200  2500     1    0.2
+  AY     80  350  2100  2700   0.3    0.7
+  AW     90  750  1300  2500     1    0.1
+  AW     80  400   900  2300   0.3   -0.8
+  OW     90  540  1000  2400   0.6   -0.5
+  OW     80  380   820  2350   0.3     -1
+"""
+
+VOWEL_SOURCE = [1, 1, 0, 0, 3000, 2000, 0]      # formant_dominance to nasality
+VOWEL_LIPS = [0, 1]                             # closure and lip_dominance
+
+# phone  ms   F1    F2    F3   dom  voic  aspir  fric  centre  width  nasal   jaw  width  clos  dom
 CONSONANTS = """
-SIL 100 500 1500 2500 .05 0 0 0 3000 2000 0 .05 0 .9 .6;    W 60 300 640 2200 1.5 .6 0 0 3000 2000 0 .15 -1 .1 2;
-Y 60 270 2300 3050 1.5 .6 0 0 3000 2000 0 .2 .7 0 1;        R 70 340 1150 1500 1.5 .6 0 0 3000 2000 0 .25 -.5 0 1;
-L 70 350 1000 2700 1.5 .6 0 0 3000 2000 0 .4 .1 0 .5;       M 90 260 900 2100 1.5 .35 0 0 3000 2000 1 .15 0 1 4;
-N 90 270 1700 2600 1.5 .35 0 0 3000 2000 1 .25 .2 0 .5;     B 50 220 700 2150 2 .1 0 0 700 600 0 .15 0 1 4;
-B 12 300 900 2250 1 .3 0 .4 700 700 0 .2 0 .4 1;            D 50 220 1800 2750 1.5 .1 0 0 4200 1200 0 .25 .2 0 .5;
-D 14 300 1800 2700 1 .3 0 .5 4200 1200 0 .25 .2 0 .3;       G 55 220 2050 2300 1.5 .1 0 0 2100 600 0 .3 .1 0 .3;
-G 26 300 2050 2350 1.5 .25 0 .8 2100 600 0 .3 .1 0 .3;      P 65 220 700 2150 2 0 0 0 700 600 0 .15 0 1 4;
-P 14 350 900 2250 1 0 .3 .5 800 800 0 .2 0 .4 1;            P 40 450 1300 2400 .1 0 .6 0 800 800 0 .3 0 0 .2;
-T 65 220 1800 2750 1 0 0 0 4500 1300 0 .25 .2 0 .5;         T 20 350 1800 2700 1 0 .2 .9 4500 1300 0 .25 .2 0 .3;
-T 45 400 1800 2600 .1 0 .4 .35 4500 1500 0 .3 .2 0 .2;      K 65 220 2000 2400 1 0 0 0 2100 600 0 .3 .1 0 .3;
-K 24 350 2000 2400 1 0 .2 .9 2100 600 0 .3 .1 0 .3;         K 40 400 1800 2500 .1 0 .6 0 2100 600 0 .3 .1 0 .2;
-F 120 300 1100 2200 1 0 .03 .25 6000 4000 0 .2 .1 .75 3;    V 75 280 1100 2200 1 .45 0 .1 6000 4000 0 .2 .1 .75 3;
-TH 100 300 1400 2600 1 0 .03 .14 6500 3500 0 .3 .2 0 .7;    DH 60 280 1400 2600 1 .5 0 .08 6500 3500 0 .3 .2 0 .7;
-S 120 300 1750 2700 1 0 0 .8 6000 1300 0 .15 .4 0 1;        Z 90 270 1750 2700 1 .35 0 .5 6000 1300 0 .15 .4 0 1;
-CH 60 250 1900 2600 1 0 0 0 3300 1000 0 .15 -.3 0 1;        CH 85 300 1900 2600 1 0 .1 .8 3300 1000 0 .2 -.4 0 1;
-JH 50 230 1900 2600 1 .1 0 0 3300 1000 0 .15 -.3 0 1;       JH 55 280 1900 2600 1 .35 0 .6 3300 1000 0 .2 -.4 0 1"""
-SMOOTHING = dict(formant1=18, formant2=22, formant3=22, voice=7, breath=7, hiss=4, hiss_centre=6, hiss_width=6, nasality=8,
-                 jaw=38, width=42, closure=24)          # deviation in ms of the Gaussian that glides from segment to segment
-CONTROL_RATE = 200                                      # articulatory controls a second: 8 a video frame
+  SIL   100  500  1500  2500  0.05     0      0     0    3000   2000      0  0.05      0   0.9  0.6
+  W      60  300   640  2200   1.5   0.6      0     0    3000   2000      0  0.15     -1   0.1    2
+  Y      60  270  2300  3050   1.5   0.6      0     0    3000   2000      0   0.2    0.7     0    1
+  R      70  340  1150  1500   1.5   0.6      0     0    3000   2000      0  0.25   -0.5     0    1
+  L      70  350  1000  2700   1.5   0.6      0     0    3000   2000      0   0.4    0.1     0  0.5
+  M      90  260   900  2100   1.5  0.35      0     0    3000   2000      1  0.15      0     1    4
+  N      90  270  1700  2600   1.5  0.35      0     0    3000   2000      1  0.25    0.2     0  0.5
+  B      50  220   700  2150     2   0.1      0     0     700    600      0  0.15      0     1    4
+  B      12  300   900  2250     1   0.3      0   0.4     700    700      0   0.2      0   0.4    1
+  D      50  220  1800  2750   1.5   0.1      0     0    4200   1200      0  0.25    0.2     0  0.5
+  D      14  300  1800  2700     1   0.3      0   0.5    4200   1200      0  0.25    0.2     0  0.3
+  G      55  220  2050  2300   1.5   0.1      0     0    2100    600      0   0.3    0.1     0  0.3
+  G      26  300  2050  2350   1.5  0.25      0   0.8    2100    600      0   0.3    0.1     0  0.3
+  P      65  220   700  2150     2     0      0     0     700    600      0  0.15      0     1    4
+  P      14  350   900  2250     1     0    0.3   0.5     800    800      0   0.2      0   0.4    1
+  P      40  450  1300  2400   0.1     0    0.6     0     800    800      0   0.3      0     0  0.2
+  T      65  220  1800  2750     1     0      0     0    4500   1300      0  0.25    0.2     0  0.5
+  T      20  350  1800  2700     1     0    0.2   0.9    4500   1300      0  0.25    0.2     0  0.3
+  T      45  400  1800  2600   0.1     0    0.4  0.35    4500   1500      0   0.3    0.2     0  0.2
+  K      65  220  2000  2400     1     0      0     0    2100    600      0   0.3    0.1     0  0.3
+  K      24  350  2000  2400     1     0    0.2   0.9    2100    600      0   0.3    0.1     0  0.3
+  K      40  400  1800  2500   0.1     0    0.6     0    2100    600      0   0.3    0.1     0  0.2
+  F     120  300  1100  2200     1     0   0.03  0.25    6000   4000      0   0.2    0.1  0.75    3
+  V      75  280  1100  2200     1  0.45      0   0.1    6000   4000      0   0.2    0.1  0.75    3
+  TH    100  300  1400  2600     1     0   0.03  0.14    6500   3500      0   0.3    0.2     0  0.7
+  DH     60  280  1400  2600     1   0.5      0  0.08    6500   3500      0   0.3    0.2     0  0.7
+  S     120  300  1750  2700     1     0      0   0.8    6000   1300      0  0.15    0.4     0    1
+  Z      90  270  1750  2700     1  0.35      0   0.5    6000   1300      0  0.15    0.4     0    1
+  CH     60  250  1900  2600     1     0      0     0    3300   1000      0  0.15   -0.3     0    1
+  CH     85  300  1900  2600     1     0    0.1   0.8    3300   1000      0   0.2   -0.4     0    1
+  JH     50  230  1900  2600     1   0.1      0     0    3300   1000      0  0.15   -0.3     0    1
+  JH     55  280  1900  2600     1  0.35      0   0.6    3300   1000      0   0.2   -0.4     0    1
+"""
 
-
-PHONES = {}                             # phone -> its segments, each a list of numbers in the order of COLUMNS
-for entry in (VOWELS + ";" + CONSONANTS).split(";"):
+PHONES = {}             # phone -> its segments, each a list of numbers in the order of COLUMNS
+for entry in VOWELS.strip().splitlines():
     phone, *row = entry.split()
-    if len(row) == 6:                   # vowels differ in length, formants, jaw and width alone
-        row = row[:4] + "1 1 0 0 3000 2000 0".split() + row[4:] + [0, 1]
+    row = [float(value) for value in row]
+    row = row[:4] + VOWEL_SOURCE + row[4:] + VOWEL_LIPS
+    PHONES.setdefault(phone, []).append(row)
+for entry in CONSONANTS.strip().splitlines():
+    phone, *row = entry.split()
     PHONES.setdefault(phone, []).append([float(value) for value in row])
 
+# Each track glides from segment to segment: the standard deviation in ms of the Gaussian that
+# smooths it. Lips and jaw are heavier than the tongue, so they move more slowly.
+SMOOTHING = dict(formant1=18, formant2=22, formant3=22, voicing=7, aspiration=7, frication=4,
+                 frication_centre=6, frication_width=6, nasality=8, jaw=38, width=42, closure=24)
 
-def make_talker(number):
-    """Voice and looks of talker `number`, the same in every corpus. Lengths of the face are in half sides of the picture, or
-    so."""
+
+# ------------------------------------------------------------------------------------ speakers
+def make_speaker(number: int) -> dict:
+    """Voice and looks of a speaker, the same in every corpus. Lengths of the face are in half
+    sides of the picture, roughly."""
+    # NOTE: the order of the draws decides what every speaker sounds and looks like.
     rng = np.random.default_rng([VERSION, number])
     draw = rng.uniform
-    height = draw()                                     # from a low voice in a long vocal tract to a high voice in a short one
-    tone, redness = draw(), draw(.75, 1.15)
 
     def colour(hue, saturation, value):
         return np.array(colorsys.hsv_to_rgb(draw(*hue), draw(*saturation), draw(*value)))
 
+    # Height, 0 to 1: from a low voice in a long vocal tract to a high voice in a short one. It
+    # scales the formants by `tract`.
+    height = draw()
+    tone = draw()                                       # of the skin, light to dark
+    redness = draw(0.75, 1.15)                          # of the lips
+    light, dark = np.array([0.98, 0.84, 0.72]), np.array([0.42, 0.27, 0.19])
+
     return dict(
-        pitch=95 * 2 ** (1.1 * height + draw(-.15, .15)), tract=.95 + .2 * height + draw(-.02, .02), breathiness=draw(.01, .06),
-        rate=draw(.92, 1.1), brightness=draw(.8, 1.2),
-        skin=(1 - tone) * np.array([.98, .84, .72]) + tone * np.array([.42, .27, .19]), lip=np.array([.75, .3, .32]) * redness,
-        hair=colour((0, .12), (.2, .8), (.08, .7)), wall=colour((0, 1), (.2, .6), (.4, .88)),
-        shirt=colour((0, 1), (.3, .8), (.2, .9)), iris=colour((0, 1), (.5, .7), (.15, .5)),
-        face_width=draw(.5, .6), face_height=draw(.66, .76), fringe=draw(.3, .55), hair_length=draw(), nose=draw(.03, .06),
-        mouth_width=draw(.22, .29), lip_thickness=draw(.035, .075), eye_distance=draw(.2, .26), eye_size=draw(.075, .1),
-        brow=draw(.02, .045))
+        # The voice: pitch in Hz, scale of the formants, share of aspiration, stretch of durations,
+        # cut-off of the glottal pulse's spectrum.
+        pitch=95 * 2 ** (1.1 * height + draw(-0.15, 0.15)),
+        tract=0.95 + 0.2 * height + draw(-0.02, 0.02),
+        breathiness=draw(0.01, 0.06),
+        rate=draw(0.92, 1.1),
+        brightness=draw(0.8, 1.2),
+        # Colours, RGB from 0 to 1.
+        skin=(1 - tone) * light + tone * dark,
+        lip=np.array([0.75, 0.3, 0.32]) * redness,
+        hair=colour((0, 0.12), (0.2, 0.8), (0.08, 0.7)),
+        wall=colour((0, 1), (0.2, 0.6), (0.4, 0.88)),
+        shirt=colour((0, 1), (0.3, 0.8), (0.2, 0.9)),
+        iris=colour((0, 1), (0.5, 0.7), (0.15, 0.5)),
+        # Shapes.
+        face_width=draw(0.5, 0.6),
+        face_height=draw(0.66, 0.76),
+        fringe=draw(0.3, 0.55),
+        hair_length=draw(),
+        nose=draw(0.03, 0.06),
+        mouth_width=draw(0.22, 0.29),
+        lip_thickness=draw(0.035, 0.075),
+        eye_distance=draw(0.2, 0.26),
+        eye_size=draw(0.075, 0.1),
+        brow=draw(0.02, 0.045))
 
 
-def articulate(text, talker, rng):
-    """Text -> dict of control tracks, each (8 T,) float32 at 200 Hz, T whole frames long: those of SMOOTHING, and pitch in Hz."""
-    spoken = [("SIL", rng.uniform(.6, 2.0))]            # phone, stretch; a silence of stretch 1 lasts 100 ms
+# -------------------------------------------------------------------------------- articulation
+def smooth(values: np.ndarray, milliseconds: float) -> np.ndarray:
+    """Convolve a track (8 T,) with a Gaussian of this standard deviation."""
+    deviation = milliseconds / 1000 * CONTROL_RATE
+    reach = int(4 * deviation) + 1
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
+    return np.convolve(np.pad(values, reach, mode="edge"), kernel / kernel.sum(), "valid")
+
+
+def drift(rng, seconds: np.ndarray, frequencies: tuple) -> np.ndarray:
+    """A slow random movement at these times: a sum of sinusoids of random phase and size."""
+    return sum(rng.normal() * np.sin(2 * np.pi * frequency * seconds + rng.uniform(0, 2 * np.pi))
+               for frequency in frequencies)
+
+
+def articulate(text: str, speaker: dict, rng) -> dict[str, np.ndarray]:
+    """A sentence -> its tracks, each (8 T,) float32 at 200 Hz for a whole number T of frames:
+    those of SMOOTHING, and pitch in Hz."""
+    # The phones, and by how much each is stretched. A single letter is spoken slowly, the last
+    # word a little so. A silence of stretch 1 lasts 100 ms.
+    spoken = [("SIL", rng.uniform(0.6, 2.0))]
     for position, word in enumerate(text.split()):
-        stretch = talker["rate"] * rng.uniform(.93, 1.07) * (1.25 if len(word) == 1 else 1.15 if position == 5 else 1)
+        emphasis = 1.25 if len(word) == 1 else 1.15 if position == 5 else 1
+        stretch = speaker["rate"] * rng.uniform(0.93, 1.07) * emphasis
         spoken += [(phone, stretch) for phone in LEXICON[word]]
-        if position in (2, 3):                          # speakers set the letter apart by small pauses
-            spoken.append(("SIL", rng.uniform(.1, .5)))
-    spoken.append(("SIL", rng.uniform(.8, 2.4)))
-    segments = np.array([segment for phone, _ in spoken for segment in PHONES[phone]])
-    durations = segments[:, 0] * np.array([stretch for phone, stretch in spoken for _ in PHONES[phone]])
-    ends = np.cumsum(durations)
+        if position in (2, 3):                          # small pauses set the letter apart
+            spoken.append(("SIL", rng.uniform(0.1, 0.5)))
+    spoken.append(("SIL", rng.uniform(0.8, 2.4)))
+
+    # The phones become segments, and the segments have their places in time, in ms.
+    segments = []
+    stretches = []
+    for phone, stretch in spoken:
+        segments += PHONES[phone]
+        stretches += [stretch] * len(PHONES[phone])
+    segments = np.array(segments)                       # (segments, columns)
+    ends = np.cumsum(segments[:, 0] * np.array(stretches))
     steps = int(np.ceil(ends[-1] / 1000 * FPS)) * CONTROL_RATE // FPS
-    active = np.searchsorted(ends, (np.arange(steps) + .5) * 1000 / CONTROL_RATE).clip(max=len(ends) - 1)
-    held = dict(zip(COLUMNS, segments[active].T))       # piecewise constant; what follows makes it glide
 
-    def smooth(values, milliseconds):
-        deviation = milliseconds / 1000 * CONTROL_RATE
-        reach = int(4 * deviation) + 1
-        kernel = np.exp(-.5 * (np.arange(-reach, reach + 1) / deviation) ** 2)
-        return np.convolve(np.pad(values, reach, mode="edge"), kernel / kernel.sum(), "valid")
+    # What is articulated at each step: piecewise constant.
+    middle = (np.arange(steps) + 0.5) * 1000 / CONTROL_RATE
+    active = np.searchsorted(ends, middle).clip(max=len(ends) - 1)
+    held = dict(zip(COLUMNS, segments[active].T))       # name -> (8 T,)
 
+    # Coarticulation: a smoothed mean of the neighbouring segments, weighted by their dominance.
     tracks = {}
     for name, milliseconds in SMOOTHING.items():
-        hold = np.ones(steps)
-        if name.startswith("formant") or name in ("jaw", "width", "closure"):
-            hold = held["formant_hold" if name.startswith("formant") else "lip_hold"]
-        tracks[name] = smooth(held[name] * hold, milliseconds) / smooth(hold, milliseconds)
+        dominance = np.ones(steps)
+        if name.startswith("formant"):
+            dominance = held["formant_dominance"]
+        elif name in ("jaw", "width", "closure"):
+            dominance = held["lip_dominance"]
+        weighted = smooth(held[name] * dominance, milliseconds)
+        tracks[name] = weighted / smooth(dominance, milliseconds)
+
+    # The pitch falls along the sentence, by 0.3 octaves, with some life in it.
     seconds = np.arange(steps) / CONTROL_RATE
-    melody = .12 - .3 * seconds / seconds[-1] + .025 * drift(rng, seconds, (.3, .7, 1.3))       # octaves: falling, with some life
-    tracks["pitch"] = talker["pitch"] * 2 ** melody
+    octaves = 0.12 - 0.3 * seconds / seconds[-1] + 0.025 * drift(rng, seconds, (0.3, 0.7, 1.3))
+    tracks["pitch"] = speaker["pitch"] * 2 ** octaves
     return {name: track.astype(np.float32) for name, track in tracks.items()}
 
 
-def drift(rng, seconds, frequencies):
-    """A slow random movement, (len(seconds),): a sum of sinusoids of random phase and size."""
-    return sum(rng.normal() * np.sin(2 * np.pi * frequency * seconds + rng.uniform(0, 2 * np.pi)) for frequency in frequencies)
+# --------------------------------------------------------------------------------------- speech
+def synthesize(tracks: dict, speaker: dict, sample_rate: int, rng) -> np.ndarray:
+    """Tracks -> speech (n,) float32 in [-1, 1], with n samples in exactly T frames.
 
+    A source of pulses and noise passes through filters that change every 10 ms, as a product of
+    spectra (rows, bins). Windows of 20 ms overlap by half and are added up again."""
+    steps = len(tracks["pitch"])
+    hop = sample_rate // 100                            # samples in 10 ms, two steps of a track
+    samples = steps * hop // 2
+    rows = steps // 2 + 1
+    width = 4 * hop                 # of a spectrum: a window of 2 hops, and 2 for filters to decay
 
-def synthesize(tracks, talker, sample_rate, rng):
-    """Control tracks -> speech (n,) float32. A source of pulses and noise passes through filters that change every 10 ms, as a
-    product of spectra; frames of 20 ms overlap by half and add up."""
-    steps, hop = len(tracks["pitch"]), sample_rate // 100
-    samples, frames = steps * hop // 2, steps // 2 + 1
-    width = 4 * hop                                     # a frame of 2 hops, and 2 more for the filters to ring out
-
-    def per_sample(track):                              # straight lines between the controls
+    def per_sample(track):
+        """(8 T,) -> (n,), linearly interpolated."""
         ramp = np.arange(hop // 2, dtype=np.float32) / (hop // 2)
-        return (track[:, None] + np.diff(track, append=track[-1])[:, None] * ramp).ravel()
+        slope = np.diff(track, append=track[-1])
+        return (track[:, None] + slope[:, None] * ramp).ravel()
 
-    def spectra(signal):                                # (samples,) -> (frames, width // 2 + 1)
+    def spectra(signal):
+        """(n,) -> (rows, bins)."""
         window = np.hanning(2 * hop + 1)[:-1].astype(np.float32)
-        return np.fft.rfft(np.lib.stride_tricks.sliding_window_view(np.pad(signal, hop), 2 * hop)[::hop] * window, width)
+        padded = np.pad(signal, hop)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * hop)[::hop]
+        return np.fft.rfft(windows * window, width)
 
-    # The source: one pulse a period of the voice, placed between samples (rounding would be heard as roughness), and noise.
-    pitch = per_sample(tracks["pitch"] * (1 + .01 * rng.normal(size=steps)).astype(np.float32))
+    # The voice: one pulse per period, with a little jitter. A pulse lies between two samples and is
+    # shared by them, since rounding its place would be heard as roughness.
+    jitter = (1 + 0.01 * rng.normal(size=steps)).astype(np.float32)
+    pitch = per_sample(tracks["pitch"] * jitter)
     cycles = np.cumsum(pitch / sample_rate, dtype=np.float64)
     start = np.flatnonzero(np.diff(np.floor(cycles)) > 0) + 1
     late = (cycles[start] % 1) / (cycles[start] - cycles[start - 1])
     pulses = np.zeros(samples, np.float32)
     pulses[start] = (1 - late) * np.sqrt(120 / pitch[start])
     pulses[start - 1] += late * np.sqrt(120 / pitch[start])
-    noise = rng.standard_normal(samples, dtype=np.float32)
-    voice, breath = tracks["voice"], .8 * tracks["breath"] + talker["breathiness"] * tracks["voice"]
-    source = spectra(25 * per_sample(voice) * pulses + 1.2 * per_sample(breath) * noise)
 
-    # The filters, (frames, frequencies): a resonance a formant, those above the third fixed, and a dip for nasals.
-    now = {name: track[np.minimum(2 * np.arange(frames), steps - 1), None] for name, track in tracks.items()}
+    # The source: the voice, and noise for aspiration.
+    noise = rng.standard_normal(samples, dtype=np.float32)
+    voicing = tracks["voicing"]
+    aspiration = 0.8 * tracks["aspiration"] + speaker["breathiness"] * voicing
+    source = spectra(25 * per_sample(voicing) * pulses + 1.2 * per_sample(aspiration) * noise)
+
+    # The tracks at the centre of each window, (rows, 1).
+    at = np.minimum(2 * np.arange(rows), steps - 1)
+    now = {name: track[at, None] for name, track in tracks.items()}
     hertz = np.fft.rfftfreq(width, 1 / sample_rate).astype(np.float32)
     delay = np.exp(-2j * np.pi * hertz / sample_rate).astype(np.complex64)
     delay2 = delay * delay
-    tract, nasality = np.float32(talker["tract"]), now["nasality"]
+    tract = np.float32(speaker["tract"])
+    nasality = now["nasality"]
 
-    def resonance(frequency, bandwidth):                # gain at frequency 0 is 1
+    def resonance(frequency, bandwidth):
+        """Frequency response (rows, bins) of a filter with two poles; its gain at 0 Hz is 1."""
         radius = np.exp(-np.pi / sample_rate * np.float32(bandwidth))
         cosine = 2 * radius * np.cos(2 * np.pi / sample_rate * frequency)
         return (1 - cosine + radius ** 2) / (1 - cosine * delay + radius ** 2 * delay2)
 
-    glottis = (1j * hertz / 100) / (1 + 1j * hertz / (110 * talker["brightness"])) ** 2
+    # The filters: the glottal pulse with the higher formants, which are fixed; a dip in the
+    # spectrum of nasals; and a resonance for each of the three formants that move.
+    glottis = (1j * hertz / 100) / (1 + 1j * hertz / (110 * speaker["brightness"])) ** 2
     for frequency, bandwidth in ((3500, 200), (4500, 250), (5500, 350), (6500, 450), (7500, 600)):
         glottis = glottis * resonance(tract * frequency, bandwidth)
     source *= glottis.astype(np.complex64)
-    source *= 1 - .85 * nasality * np.exp(-((hertz - 900) / 350) ** 2)
+    source *= 1 - 0.85 * nasality * np.exp(-((hertz - 900) / 350) ** 2)
     for name, narrow, nasal in (("formant1", 60, 80), ("formant2", 90, 100), ("formant3", 130, 60)):
         source *= resonance(tract * now[name], narrow + nasal * nasality)
 
-    hissing = np.flatnonzero(now["hiss"][:, 0] > 1e-3)  # hiss is made at the teeth and doesn't pass the formants
-    hiss = spectra(.6 * per_sample(tracks["hiss"]) * noise)[hissing]
-    source[hissing] += hiss * np.exp(-.5 * ((hertz - now["hiss_centre"][hissing]) / now["hiss_width"][hissing]) ** 2)
+    # Frication is made at the teeth, so it does not pass the formants. Few windows have any.
+    some = np.flatnonzero(now["frication"][:, 0] > 1e-3)
+    frication = spectra(0.6 * per_sample(tracks["frication"]) * noise)[some]
+    distance = (hertz - now["frication_centre"][some]) / now["frication_width"][some]
+    source[some] += frication * np.exp(-0.5 * distance ** 2)
 
-    pieces = np.fft.irfft(source, width).reshape(frames, 4, hop)
-    speech = np.zeros((frames + 3, hop), np.float32)
+    # Back to samples: each row is four hops long, and the rows overlap and add.
+    pieces = np.fft.irfft(source, width).reshape(rows, 4, hop)
+    speech = np.zeros((rows + 3, hop), np.float32)
     for part in range(4):
-        speech[part:part + frames] += pieces[:, part]
-    speech = speech.ravel()[hop:hop + samples]          # frame 0 is centred on sample 0
-    speech = speech * (.08 / np.sqrt(np.mean(speech ** 2))) + .0005 * noise
+        speech[part:part + rows] += pieces[:, part]
+    speech = speech.ravel()[hop:hop + samples]          # window 0 is centred on sample 0
+
+    # All clips are equally loud, with a little noise in the silences.
+    speech = speech * (0.08 / np.sqrt(np.mean(speech ** 2))) + 0.0005 * noise
     return np.clip(speech, -1, 1)
 
 
-def move_face(tracks, rng):
-    """Control tracks -> dict of face controls, each (T,) float32: what speech moves, then sway, gaze and blinks, at random."""
+# ----------------------------------------------------------------------------------------- face
+def move_face(tracks: dict, rng) -> dict[str, np.ndarray]:
+    """Tracks -> face controls, each (T,) float32: what speech moves, and what moves at random.
+
+    | control     | unit                                                                        |
+    |-------------|-----------------------------------------------------------------------------|
+    | opening     | of the mouth, 0 shut to 1 wide open                                         |
+    | jaw         | opening of the jaw, also behind closed lips                                 |
+    | width       | of the lips, -1 rounded to 1 spread                                         |
+    | blink       | 0 eyes open to 1 shut                                                       |
+    | right, down | place of the head, in half sides of the picture                             |
+    | tilt        | of the head, radians, clockwise                                             |
+    | zoom        | size of the head, 1 on average                                              |
+    | brow        | how far the brows are raised                                                |
+    | gaze        | of both eyes, to the right                                                  |
+    """
     def per_frame(track):
+        """(8 T,) -> means (T,)."""
         return track.reshape(-1, CONTROL_RATE // FPS).mean(1)
 
-    jaw, voice = per_frame(tracks["jaw"]), per_frame(tracks["voice"])
-    emphasis = np.convolve(voice, np.ones(3) / 3, "same")
+    jaw = per_frame(tracks["jaw"])
+    closure = np.clip(per_frame(tracks["closure"]), 0, 1)
+    emphasis = np.convolve(per_frame(tracks["voicing"]), np.ones(3) / 3, "same")
     seconds = np.arange(len(jaw)) / FPS
-    blinks = np.cumsum(rng.uniform(.4, 2.2, 6))
+    blinks = np.cumsum(rng.uniform(0.4, 2.2, 6))        # their times in seconds
+
+    # NOTE: the order of the draws is the order of these lines.
     controls = dict(
-        opening=jaw * (1 - np.clip(per_frame(tracks["closure"]), 0, 1)), jaw=jaw, width=per_frame(tracks["width"]),
-        blink=np.exp(-((seconds[:, None] - blinks) / .06) ** 2).max(1),
-        right=.018 * drift(rng, seconds, (.2, .5)), down=.01 * drift(rng, seconds, (.25, .6)) + .015 * emphasis,
-        tilt=.02 * drift(rng, seconds, (.2, .45)), zoom=1 + .014 * drift(rng, seconds, (.15, .4)),
-        brow=.5 * emphasis + .3 * drift(rng, seconds, (.3,)), gaze=.2 * drift(rng, seconds, (.2, .5)))
+        opening=jaw * (1 - closure),
+        jaw=jaw,
+        width=per_frame(tracks["width"]),
+        blink=np.exp(-((seconds[:, None] - blinks) / 0.06) ** 2).max(1),
+        right=0.018 * drift(rng, seconds, (0.2, 0.5)),
+        down=0.01 * drift(rng, seconds, (0.25, 0.6)) + 0.015 * emphasis,
+        tilt=0.02 * drift(rng, seconds, (0.2, 0.45)),
+        zoom=1 + 0.014 * drift(rng, seconds, (0.15, 0.4)),
+        brow=0.5 * emphasis + 0.3 * drift(rng, seconds, (0.3,)),
+        gaze=0.2 * drift(rng, seconds, (0.2, 0.5)))
     return {name: control.astype(np.float32) for name, control in controls.items()}
 
 
-def render(controls, talker, size):
-    """Face controls of T frames -> video (T, size, size, 3) uint8. Shapes are painted back to front with soft edges (alpha: how
-    much of a pixel lies inside), all frames at once, but only in the rectangle that a shape can reach: that makes it fast."""
-    face = {name: control[:, None, None] for name, control in controls.items()}
-    enlarge = 1.12 * face["zoom"]
-    sharpness = np.float32(1.12 * size / 2)             # pixels a head unit
-    grid = (np.arange(size, dtype=np.float32) + .5) * 2 / size - 1
-    across, along = grid[None, None, :] - face["right"], grid[None, :, None] - face["down"] - np.float32(.02)
-    cosine, sine = np.cos(face["tilt"]), np.sin(face["tilt"])
-    picture = np.empty((3, len(controls["jaw"]), size, size), np.float32)
-    for plane, value in zip(picture, talker["wall"]):
-        plane[:] = (255 * value * (1 - .12 * grid) + .5).astype(np.float32)[:, None]        # + .5: the last cast rounds down
+class Canvas:
+    """The pictures of a clip, painted shape by shape from back to front, all T frames at once.
 
-    def region(left, right, top, bottom):
-        """The pixels that a rectangle of the head reaches in any frame, and their head coordinates (T, rows, columns)."""
-        x, y = np.float32([left, right, left, right]), np.float32([top, top, bottom, bottom])
-        columns = (x * cosine - y * sine) * enlarge + face["right"]
-        rows = (x * sine + y * cosine) * enlarge + face["down"] + .02
-        columns, rows = (slice(max(0, int((edge.min() + 1) * size / 2 - 1)), max(0, int((edge.max() + 1) * size / 2 + 2)))
-                         for edge in (columns, rows))
-        x = across[..., columns] * (cosine / enlarge) + along[:, rows] * (sine / enlarge)
-        y = along[:, rows] * (cosine / enlarge) - across[..., columns] * (sine / enlarge)
+    Shapes are described in head coordinates x, y (rightwards and downwards, the unit some half a
+    side of the picture), which move with the head. Their edges are soft: alpha, 0 to 1, is the
+    share of a pixel that lies inside.
+    """
+
+    def __init__(self, controls: dict, size: int, wall: np.ndarray):
+        self.face = {name: control[:, None, None] for name, control in controls.items()}
+        self.size = size
+        self.enlarge = 1.12 * self.face["zoom"]                               # (T, 1, 1)
+        self.sharpness = np.float32(1.12 * size / 2)            # pixels in a unit of the head
+        self.cosine = np.cos(self.face["tilt"])                               # (T, 1, 1)
+        self.sine = np.sin(self.face["tilt"])
+
+        # Pixels in half sides from the centre of the picture, and from that of the head.
+        self.grid = (np.arange(size, dtype=np.float32) + 0.5) * 2 / size - 1  # (S,)
+        self.across = self.grid[None, None, :] - self.face["right"]           # (T, 1, S)
+        self.along = self.grid[None, :, None] - self.face["down"] - np.float32(0.02)  # (T, S, 1)
+
+        # A plane for each colour. Values carry + 0.5, since the last cast rounds down.
+        self.planes = np.empty((3, len(controls["jaw"]), size, size), np.float32)
+        for plane, value in zip(self.planes, wall):
+            rows = (255 * value * (1 - 0.12 * self.grid) + 0.5).astype(np.float32)
+            plane[:] = rows[:, None]
+
+    def region(self, left, right, top, bottom):
+        """The pixels that a rectangle of the head reaches in any frame, as an index of the planes,
+        and their head coordinates x, y (T, rows, columns). Painting there alone saves most of the
+        time."""
+        # Where the four corners go.
+        x = np.float32([left, right, left, right])
+        y = np.float32([top, top, bottom, bottom])
+        columns = (x * self.cosine - y * self.sine) * self.enlarge + self.face["right"]
+        rows = (x * self.sine + y * self.cosine) * self.enlarge + self.face["down"] + 0.02
+
+        def pixels(edge):
+            first = int((edge.min() + 1) * self.size / 2 - 1)
+            last = int((edge.max() + 1) * self.size / 2 + 2)
+            return slice(max(0, first), max(0, last))
+
+        # And where the pixels between them come from.
+        rows, columns = pixels(rows), pixels(columns)
+        across, along = self.across[..., columns], self.along[:, rows]
+        cosine, sine = self.cosine / self.enlarge, self.sine / self.enlarge
+        x = across * cosine + along * sine                                    # (T, rows, columns)
+        y = along * cosine - across * sine
         return (slice(None), rows, columns), x, y
 
-    def soft(distance):                                 # signed distance to an edge, positive inside -> alpha
-        return np.clip(distance * sharpness + np.float32(.5), 0, 1)
+    def soft(self, distance):
+        """Signed distance to an edge, positive inside -> alpha."""
+        return np.clip(distance * self.sharpness + np.float32(0.5), 0, 1)
 
-    def ellipse(x, y, half_width, half_height):
-        """Alpha of an ellipse about 0. (1 - q) / |gradient of q| is the distance to its edge, to first order."""
-        x, y = np.square(x / half_width), np.square(y / half_height)
+    def ellipse(self, x, y, half_width, half_height):
+        """Alpha of an ellipse about (0, 0)."""
+        # With q = x^2 + y^2 in units of the axes, (1 - q) / |gradient of q| is the distance to the
+        # edge, to first order.
+        x = np.square(x / half_width)
+        y = np.square(y / half_height)
         slope = np.sqrt(x / half_width ** 2 + y / half_height ** 2)
-        return soft((1 - (x + y)) / (2 * slope + np.float32(1e-3)))
+        return self.soft((1 - (x + y)) / (2 * slope + np.float32(1e-3)))
 
-    def paint(alpha, colour, where):
-        for plane, value in zip(picture, colour):
+    def paint(self, alpha, colour, where):
+        """Blend a colour (RGB, 0 to 1) into a region."""
+        for plane, value in zip(self.planes, colour):
             patch = plane[where]
-            patch += alpha * (np.float32(255 * value + .5) - patch)
+            patch += alpha * (np.float32(255 * value + 0.5) - patch)
 
-    skin, hair, wide, tall = talker["skin"], talker["hair"], talker["face_width"], talker["face_height"]
-    where, x, y = region(-wide - .14, wide + .14, -1, min(1, .12 + .75 * talker["hair_length"]))
-    paint(ellipse(x, y + .12, wide + .12, tall + .02) * soft(.1 + .75 * talker["hair_length"] - y), hair, where)
-    where, x, y = region(-.22, .22, .45, 1)
-    paint(soft(.2 - np.abs(x)), skin * .85, where)
-    where = (slice(None), slice(int(.85 * size), size), slice(None))        # the body sways less than the head
-    paint(ellipse(grid - .5 * face["right"], grid[where[1], None] - 1.15, .75, .38), talker["shirt"], where)
-    where, x, y = region(-wide - .02, wide + .02, -tall - .02, 1.1 * tall + .02)
-    paint(ellipse(x / (1 - .12 * np.clip(y, 0, 1)), np.where(y > 0, y / (1 + .09 * face["jaw"]), y), wide, tall), skin, where)
-    where, x, y = region(-wide - .07, wide + .07, -1, .2 - talker["fringe"])
-    paint(ellipse(x, y + .12, wide + .05, tall) * soft(.3 * x * x - y - talker["fringe"] - .1), hair, where)
+    def video(self) -> np.ndarray:
+        """-> (T, S, S, 3) uint8."""
+        video = np.empty((*self.planes.shape[1:], 3), np.uint8)
+        for channel, plane in enumerate(self.planes):
+            video[..., channel] = plane
+        return video
 
-    size_of_eye, middle = talker["eye_size"], talker["eye_distance"]
-    half = 1.25 * size_of_eye + .02
-    where, x, y = region(-middle - half, middle + half, -.12 - size_of_eye - .02, -.12 + size_of_eye + .02)
-    outward, y = np.abs(x) - middle, y + .12            # both eyes at once, by symmetry
-    eye = ellipse(outward, y, 1.25 * size_of_eye, size_of_eye)
-    paint(eye, skin * .8, where)
-    eye *= soft(size_of_eye * (1 - 1.3 * face["blink"]) - np.abs(y))
-    paint(eye, (.97, .97, .97), where)
-    eye *= ellipse(x - np.sign(x) * middle - .05 * face["gaze"], y, .6 * size_of_eye, .6 * size_of_eye)
-    paint(eye, talker["iris"], where)
-    where, x, y = region(-middle - .14, middle + .14, -.42, -.16)
+
+def render(controls: dict, speaker: dict, size: int) -> np.ndarray:
+    """Face controls of T frames -> video (T, size, size, 3) uint8."""
+    canvas = Canvas(controls, size, speaker["wall"])
+    paint_head(canvas, speaker)
+    paint_eyes(canvas, speaker)
+    paint_mouth(canvas, speaker)
+    return canvas.video()
+
+
+def paint_head(canvas: Canvas, speaker: dict) -> None:
+    """Hair behind the head, neck, shirt, the face itself, and the hair on the forehead."""
+    face, grid = canvas.face, canvas.grid
+    skin, hair = speaker["skin"], speaker["hair"]
+    wide, tall = speaker["face_width"], speaker["face_height"]
+    length = speaker["hair_length"]
+
+    where, x, y = canvas.region(-wide - 0.14, wide + 0.14, -1, min(1, 0.12 + 0.75 * length))
+    cut = canvas.soft(0.1 + 0.75 * length - y)
+    canvas.paint(canvas.ellipse(x, y + 0.12, wide + 0.12, tall + 0.02) * cut, hair, where)
+
+    where, x, y = canvas.region(-0.22, 0.22, 0.45, 1)
+    canvas.paint(canvas.soft(0.2 - np.abs(x)), skin * 0.85, where)
+
+    # The body is painted in coordinates of the picture: it sways less than the head.
+    rows = slice(int(0.85 * canvas.size), canvas.size)
+    body = canvas.ellipse(grid - 0.5 * face["right"], grid[rows, None] - 1.15, 0.75, 0.38)
+    canvas.paint(body, speaker["shirt"], (slice(None), rows, slice(None)))
+
+    # The chin narrows the face, and the jaw lengthens its lower half.
+    where, x, y = canvas.region(-wide - 0.02, wide + 0.02, -tall - 0.02, 1.1 * tall + 0.02)
+    x = x / (1 - 0.12 * np.clip(y, 0, 1))
+    y = np.where(y > 0, y / (1 + 0.09 * face["jaw"]), y)
+    canvas.paint(canvas.ellipse(x, y, wide, tall), skin, where)
+
+    where, x, y = canvas.region(-wide - 0.07, wide + 0.07, -1, 0.2 - speaker["fringe"])
+    fringe = canvas.soft(0.3 * x * x - y - speaker["fringe"] - 0.1)
+    canvas.paint(canvas.ellipse(x, y + 0.12, wide + 0.05, tall) * fringe, hair, where)
+
+
+def paint_eyes(canvas: Canvas, speaker: dict) -> None:
+    """Eyes and brows, both sides at once by symmetry, and the nose."""
+    face = canvas.face
+    skin, hair = speaker["skin"], speaker["hair"]
+    size, middle = speaker["eye_size"], speaker["eye_distance"]
+
+    # The lids, the white as far as they are open, and the iris on it.
+    reach = middle + (1.25 * size + 0.02)
+    where, x, y = canvas.region(-reach, reach, -0.12 - size - 0.02, -0.12 + size + 0.02)
     outward = np.abs(x) - middle
-    y = y + .28 + .05 * face["brow"] + .5 * outward * outward
-    paint(soft(talker["brow"] - np.abs(y)) * soft(.12 - np.abs(outward)), hair * .8, where)
-    nose = talker["nose"]
-    where, x, y = region(-1.4 * nose - .02, 1.4 * nose + .02, .12 - nose, .16 + nose)
-    paint(.5 * ellipse(x, y - .14, 1.4 * nose, nose), skin * .6, where)
+    y = y + 0.12
+    eye = canvas.ellipse(outward, y, 1.25 * size, size)
+    canvas.paint(eye, skin * 0.8, where)
+    eye *= canvas.soft(size * (1 - 1.3 * face["blink"]) - np.abs(y))
+    canvas.paint(eye, (0.97, 0.97, 0.97), where)
+    eye *= canvas.ellipse(x - np.sign(x) * middle - 0.05 * face["gaze"], y, 0.6 * size, 0.6 * size)
+    canvas.paint(eye, speaker["iris"], where)
 
-    width, opening = talker["mouth_width"] * (1 + .35 * face["width"]), .24 * face["opening"]
-    lip = talker["lip_thickness"] * (1 - .2 * face["width"])
-    half = .625 * opening                               # the lower lip falls by the opening, the upper rises by a quarter of it
-    reach = float((width + .6 * lip).max()) + .02
-    where, x, y = region(-reach, reach, .33 - float((.25 * opening + lip).max()), .39 + float((opening + lip).max()))
-    y = y - .36 - .375 * opening
-    lips = ellipse(x, y, width + .6 * lip, half + lip)
-    paint(lips, talker["lip"], where)
-    inside = lips * ellipse(x, y, .88 * width, half + np.float32(.006))
-    paint(inside, (.22, .05, .07), where)
-    paint(inside * soft(-y - .45 * half) * np.clip(4 * face["opening"], 0, 1), (.95, .95, .92), where)             # teeth
-    tongue = ellipse(x, y - .9 * half, .6 * width, .55 * half + np.float32(.01))
-    paint(inside * tongue * np.clip(3 * face["opening"] - .6, 0, 1), (.75, .35, .38), where)
+    # The brows are parabolas.
+    where, x, y = canvas.region(-middle - 0.14, middle + 0.14, -0.42, -0.16)
+    outward = np.abs(x) - middle
+    y = y + 0.28 + 0.05 * face["brow"] + 0.5 * outward * outward
+    brow = canvas.soft(speaker["brow"] - np.abs(y)) * canvas.soft(0.12 - np.abs(outward))
+    canvas.paint(brow, hair * 0.8, where)
 
-    video = np.empty((len(controls["jaw"]), size, size, 3), np.uint8)
-    for channel, plane in enumerate(picture):
-        video[..., channel] = plane
-    return video
+    nose = speaker["nose"]
+    where, x, y = canvas.region(-1.4 * nose - 0.02, 1.4 * nose + 0.02, 0.12 - nose, 0.16 + nose)
+    canvas.paint(0.5 * canvas.ellipse(x, y - 0.14, 1.4 * nose, nose), skin * 0.6, where)
+
+
+def paint_mouth(canvas: Canvas, speaker: dict) -> None:
+    """Lips, and between them the dark, the teeth and the tongue."""
+    face = canvas.face
+    width = speaker["mouth_width"] * (1 + 0.35 * face["width"])
+    opening = 0.24 * face["opening"]
+    lip = speaker["lip_thickness"] * (1 - 0.2 * face["width"])
+    # The lower lip falls by the opening, and the upper one rises by a quarter of it.
+    half = 0.625 * opening
+
+    reach = float((width + 0.6 * lip).max()) + 0.02
+    top = 0.33 - float((0.25 * opening + lip).max())
+    bottom = 0.39 + float((opening + lip).max())
+    where, x, y = canvas.region(-reach, reach, top, bottom)
+    y = y - 0.36 - 0.375 * opening
+
+    lips = canvas.ellipse(x, y, width + 0.6 * lip, half + lip)
+    canvas.paint(lips, speaker["lip"], where)
+    inside = lips * canvas.ellipse(x, y, 0.88 * width, half + np.float32(0.006))
+    canvas.paint(inside, (0.22, 0.05, 0.07), where)
+
+    shown = np.clip(4 * face["opening"], 0, 1)
+    canvas.paint(inside * canvas.soft(-y - 0.45 * half) * shown, (0.95, 0.95, 0.92), where)
+    tongue = canvas.ellipse(x, y - 0.9 * half, 0.6 * width, 0.55 * half + np.float32(0.01))
+    shown = np.clip(3 * face["opening"] - 0.6, 0, 1)
+    canvas.paint(inside * tongue * shown, (0.75, 0.35, 0.38), where)

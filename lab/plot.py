@@ -2,10 +2,13 @@
 
     python -m lab.plot out/small/log.jsonl [more logs] --out curve.png
 
-A log has a JSON dict a line with at least stage, step and loss. Any other number but the bookkeeping (lr, seconds, ...) is drawn
-as a part of the loss; NAME_by_time is a list, the head's loss in equal bins of flow time (0 clean, 1 noise). The picture has one
-panel a stage, loss and parts against steps (log scale where all are positive), and, where logged, one of the loss by flow time at
-the end of training. With several logs each curve is named after its log's folder. Needs matplotlib.
+A log has a JSON dict per line with at least stage, step and loss. Any other number but the
+bookkeeping (lr, seconds, ...) is drawn as a part of the loss. NAME_by_time is a list, a flow head's
+loss in equal bins of the timestep (0 data, 1 noise).
+
+The picture has one panel per stage, loss and parts against steps (logarithmic where all are
+positive), and, where logged, one of the loss by timestep at the end of training. With several logs
+each curve is named after its log's folder. Needs matplotlib.
 """
 import argparse
 import json
@@ -14,12 +17,15 @@ from pathlib import Path
 import numpy as np
 
 BOOKKEEPING = {"stage", "step", "lr", "samples_per_s", "seconds", "gradient"}
+BY_TIME = "_by_time"
 
 
-def read_log(path):
-    """Path -> list of dicts, one a line. ValueError, with the line's number, for what is no log; OSError if it can't be read."""
+def read_log(path: Path | str) -> list[dict]:
+    """The lines of a log. ValueError, with the line's number, for what is no log; OSError if it
+    can't be read."""
     if not Path(path).is_file():
-        raise ValueError(f"{path}: there is no such log; train.py writes log.jsonl into its output folder")
+        raise ValueError(
+            f"{path}: there is no such log; train.py writes log.jsonl into its output folder")
     lines = []
     for number, line in enumerate(Path(path).read_text().splitlines(), 1):
         if not line.strip():
@@ -27,20 +33,53 @@ def read_log(path):
         try:
             entry = json.loads(line)
         except json.JSONDecodeError:
-            raise ValueError(f"{path}, line {number} is not JSON: {line[:50]!r}; delete it if a killed run left it") from None
-        missing = [key for key in ("stage", "step", "loss") if not isinstance(entry, dict) or key not in entry]
+            raise ValueError(f"{path}, line {number} is not JSON: {line[:50]!r}; delete it if a "
+                             "killed run left it") from None
+        missing = [key for key in ("stage", "step", "loss")
+                   if not isinstance(entry, dict) or key not in entry]
         if missing:
-            raise ValueError(f"{path}, line {number} has no {' and no '.join(missing)}, so this is no training log")
+            raise ValueError(f"{path}, line {number} has no {' and no '.join(missing)}, so this "
+                             "is no training log")
         lines.append(entry)
     if not lines:
-        raise ValueError(f"{path}: the log is empty; train.py writes its first line after a few steps")
+        raise ValueError(
+            f"{path}: the log is empty; train.py writes its first line after a few steps")
     return lines
 
 
-def plot(logs, out):
-    """logs: dict name -> list of dicts as from read_log. Writes the picture to `out`, in the format its ending names.
+def is_number(value) -> bool:
+    return isinstance(value, (int, float))
 
-    RuntimeError if matplotlib is not installed."""
+
+def draw_stage(panel, lines: list[dict], stage: str, prefix: str) -> None:
+    """The loss of a stage and its parts against steps."""
+    entries = [entry for entry in lines if str(entry["stage"]) == stage]
+    # Names in the order in which they first appear. A part need not be in every line.
+    names = dict.fromkeys(name for entry in entries for name, value in entry.items()
+                          if name not in BOOKKEEPING and is_number(value))
+    for name in names:
+        given = [entry for entry in entries if is_number(entry.get(name))]
+        steps = [entry["step"] for entry in given]
+        values = [entry[name] for entry in given]
+        panel.plot(steps, values, label=prefix + name, linewidth=2 if name == "loss" else 1)
+
+
+def draw_by_time(panel, lines: list[dict], prefix: str) -> None:
+    """The loss by timestep at the end of training: of each head, the last line that has it."""
+    last = {}
+    for entry in lines:
+        last |= {name: values for name, values in entry.items() if name.endswith(BY_TIME)}
+    for name, values in last.items():
+        centres = (np.arange(len(values)) + 0.5) / len(values)
+        panel.plot(centres, np.array(values, float), marker="o",
+                   label=prefix + name.removesuffix(BY_TIME))
+
+
+def plot(logs: dict[str, list[dict]], out: Path | str) -> None:
+    """Draw logs, name -> lines as from read_log, into `out`, in the format that its ending names.
+
+    RuntimeError if matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -48,32 +87,33 @@ def plot(logs, out):
     matplotlib.use("Agg")                                   # no screen needed
     from matplotlib import pyplot
 
-    stages = list(dict.fromkeys(str(entry["stage"]) for lines in logs.values() for entry in lines))
-    by_time = any(key.endswith("_by_time") for lines in logs.values() for entry in lines for key in entry)
-    figure, panels = pyplot.subplots(1, len(stages) + by_time, figsize=(5 * (len(stages) + by_time), 4), squeeze=False)
+    # A panel per stage, in the order of training, and one for the loss by timestep.
+    entries = [entry for lines in logs.values() for entry in lines]
+    stages = list(dict.fromkeys(str(entry["stage"]) for entry in entries))
+    by_time = any(name.endswith(BY_TIME) for entry in entries for name in entry)
+    columns = len(stages) + by_time
+    figure, panels = pyplot.subplots(1, columns, figsize=(5 * columns, 4), squeeze=False)
+    panels = panels[0]
+
     for name, lines in logs.items():
         prefix = f"{name}: " if len(logs) > 1 else ""
-        for stage, panel in zip(stages, panels[0]):
-            entries = [entry for entry in lines if str(entry["stage"]) == stage]
-            numbers = dict.fromkeys(key for entry in entries for key, value in entry.items()
-                                    if key not in BOOKKEEPING and isinstance(value, (int, float)))
-            for key in numbers:
-                given = [entry for entry in entries if isinstance(entry.get(key), (int, float))]
-                panel.plot([entry["step"] for entry in given], [entry[key] for entry in given], label=prefix + key,
-                           linewidth=2 if key == "loss" else 1)
-        last = {key: value for entry in lines for key, value in entry.items() if key.endswith("_by_time")}     # later lines win
-        for key, values in last.items():
-            centres = (np.arange(len(values)) + .5) / len(values)
-            panels[0, -1].plot(centres, np.array(values, float), marker="o", label=prefix + key.removesuffix("_by_time"))
-    for stage, panel in zip(stages, panels[0]):
+        for stage, panel in zip(stages, panels):
+            draw_stage(panel, lines, stage, prefix)
+        if by_time:
+            draw_by_time(panels[-1], lines, prefix)
+
+    # Titles, scales, legends.
+    for stage, panel in zip(stages, panels):
         panel.set(title=stage, xlabel="step", ylabel="loss")
     if by_time:
-        panels[0, -1].set(title="at the end of training", xlabel="flow time (0 clean, 1 noise)", ylabel="loss")
-    for panel in panels[0]:
-        drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in panel.lines] or [np.zeros(0)])
-        if (drawn[np.isfinite(drawn)] > 0).all():
+        panels[-1].set(title="at the end of training", xlabel="timestep (0 data, 1 noise)",
+                       ylabel="loss")
+    for panel in panels:
+        drawn = [np.asarray(line.get_ydata(), float) for line in panel.lines]
+        values = np.concatenate(drawn or [np.zeros(0)])
+        if (values[np.isfinite(values)] > 0).all():
             panel.set_yscale("log")
-        panel.grid(alpha=.3)
+        panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend(fontsize="small")
     figure.tight_layout()
@@ -81,13 +121,19 @@ def plot(logs, out):
     pyplot.close(figure)
 
 
-def main():
-    parser = argparse.ArgumentParser(prog="python -m lab.plot", description="Draw training curves from logs.")
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.plot", description="Draw training curves from logs.")
     parser.add_argument("logs", nargs="+", type=Path, metavar="log.jsonl")
-    parser.add_argument("--out", default="curve.png", type=Path, help="picture to write (default curve.png)")
+    parser.add_argument("--out", default="curve.png", type=Path,
+                        help="picture to write (default curve.png)")
     options = parser.parse_args()
     try:
-        plot({str(path.parent if path.parent.name else path): read_log(path) for path in options.logs}, options.out)
+        logs = {}
+        for path in options.logs:
+            name = str(path.parent if path.parent.name else path)
+            logs[name] = read_log(path)
+        plot(logs, options.out)
     except (ValueError, RuntimeError, OSError) as error:
         parser.error(str(error))
     print(f"{options.out} shows {', '.join(map(str, options.logs))}")

@@ -2,64 +2,45 @@
 
     python -m lab.sheet a.mp4 b.mp4 ... --out sheet.png [--columns 16] [--size 64]
 
-And `write_grid`, the sample.mp4 at the end of a training run.
+Axis letters: T frames, S side of the pictures.
 """
 import argparse
-import itertools
 from pathlib import Path
 
 import imageio.v3 as imageio
 import numpy as np
 
-import data
-import train
-from sample import Job, Models, usable
+from engine.media import read_video
 
 
-def sheet(paths: list, columns: int, size: int) -> np.ndarray:
-    """Clips -> (rows * size, columns * size, 3) uint8; clips shorter than the longest end early, in white."""
-    videos = [data.read_video(path, size) for path in paths]
-    moments = np.linspace(0, max(map(len, videos)) - 1, columns).astype(int)
+def contact_sheet(paths: list[Path], columns: int, size: int) -> np.ndarray:
+    """Clips -> (rows * size, columns * size, 3) uint8. Clips that are shorter than the longest end
+    early, in white."""
+    videos = [read_video(path, size) for path in paths]                       # (T, S, S, 3) each
+    longest = max(len(video) for video in videos)
+    moments = np.linspace(0, longest - 1, columns).astype(int)
     blank = np.full((size, size, 3), 255, np.uint8)
-    return np.concatenate([np.concatenate([v[t] if t < len(v) else blank for t in moments], 1) for v in videos])
-
-
-def write_grid(folder: Path, path: Path, n=6) -> None:
-    """n test sentences by unseen talkers, generated at the left and true at the right of each pair; one speaks at a time."""
-    models = Models(folder)
-    c = models.config
-    sources = (train.corpus(c, split, n, data.SyntheticCorpus.UNSEEN) for split in ("test", "dev", "train"))
-    truths = next(found for source in sources if (found := list(itertools.islice(usable(source, needed=False), n))))
-    if c.data:                            # a real clip speaks with the voice and face of the next one
-        references = [models.clip_reference(t) for t in truths[1:] + truths[:1]]
-    else:
-        references = [models.talker_reference(t.talker) for t in truths]
-    clips, _ = models.generate([Job(t.text, who, i) for i, (t, who) in enumerate(zip(truths, references))])
-    cells = [cell for t, made in zip(truths, clips) for cell in (made, (t.video, t.audio))]
-    still = np.stack([video[0] for video, _ in cells])                                   # (2 n, S, S, 3)
-    columns, frames, sound = (4 if len(truths) % 2 == 0 else 2), [], []
-    for i, (video, audio) in enumerate(cells):
-        for picture in video:
-            now = still.copy()
-            now[i] = picture
-            now[i][[0, -1]] = now[i][:, [0, -1]] = 255                                   # a white frame round the one that speaks
-            frames.append(now.reshape(-1, columns, c.size, c.size, 3).swapaxes(1, 2).reshape(-1, columns * c.size, 3))
-        sound.append(audio)
-    data.write_clip(path, np.stack(frames), np.concatenate(sound), c.sample_rate, side=max(256, 3 * 4 * c.size))
+    rows = []
+    for video in videos:
+        pictures = [video[t] if t < len(video) else blank for t in moments]
+        rows.append(np.concatenate(pictures, 1))                              # (S, columns S, 3)
+    return np.concatenate(rows)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="frames of clips, one row a clip")
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.sheet", description="Frames of clips, one row per clip.")
     parser.add_argument("clips", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--columns", type=int, default=16)
     parser.add_argument("--size", type=int, default=64)
-    a = parser.parse_args()
+    options = parser.parse_args()
     try:
-        imageio.imwrite(a.out, sheet(a.clips, a.columns, a.size))
+        sheet = contact_sheet(options.clips, options.columns, options.size)
+        imageio.imwrite(options.out, sheet)
     except ValueError as error:
         parser.error(str(error))
-    print(f"{len(a.clips)} clips are in {a.out}")
+    print(f"{len(options.clips)} clips are in {options.out}")
 
 
 if __name__ == "__main__":

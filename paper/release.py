@@ -1,0 +1,87 @@
+"""The released Talker-T2AV, from a folder of its files, as a sample.Models (docs/paper.md)."""
+import functools
+import json
+from pathlib import Path
+
+from engine.machine import pick_device, prepare_machine     # before torch
+import numpy as np
+import torch
+from torch import Tensor
+
+import train
+from engine import sampling
+from paper.autoencoders import resample
+from paper.qwen import find_tokenizer, qwen_ids
+from paper.weights import build_audio, build_motion, build_talker, read_vector, read_weights
+
+
+def wavlm_speaker(wave: Tensor, checkpoint: str) -> Tensor:
+    """(B, n) at 16 kHz -> speaker embedding (B, 256), by the WavLM speaker model of the release:
+    its folder `speaker_verification` must be importable."""
+    try:
+        from speaker_verification.verification import init_model
+    except ImportError as error:
+        raise RuntimeError(
+            f"--wavlm needs the folder speaker_verification of the released code on PYTHONPATH, "
+            f"and what that imports ({error}); or give the speaker embedding as --voice FILE "
+            f"(.npy or .pt)") from None
+    # It fetches WavLM's code with torch.hub. The weights are loaded here, without pickle.
+    model = init_model("wavlm_large")
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"], strict=False)
+    return model.eval()(wave.cpu()).float()
+
+
+def load_models(Models, folder: Path, embedding=None, wavlm: str | None = None, device=None):
+    """The released Talker-T2AV as an instance of sample.Models.
+
+    Args:
+        Models: the class. folder: holds the files, anywhere below it.
+        embedding: a file with the 256 numbers of the speaker embedding; or wavlm: the checkpoint
+            of the speaker model, which then listens to the clip whose voice is wanted.
+    """
+    self = Models.__new__(Models)
+    self.folder = folder
+    self.device = torch.device(device or pick_device())
+    dtype = prepare_machine(self.device)
+
+    # The talker. Its config.json has what its weights don't say.
+    weights = next(iter(sorted(folder.rglob("*.safetensors"))), folder / "model.safetensors")
+    about = weights.parent / "config.json"
+    about = json.loads(about.read_text()) if about.exists() else {}
+    self.talker = build_talker(
+        read_weights(weights.parent, "*.safetensors"), about.get("delay", 0),
+        about.get("dit_n_head", 8), about.get("patch_encoder_n_head", 8),
+        about.get("patch_size", 4)).to(self.device)
+    sampling.install(self.talker, dtype)
+
+    # The autoencoders, and the statistics of the motion.
+    audio = build_audio(read_weights(folder, "*.ckpt"), about.get("whisper_n_head"))
+    self.audio = audio.to(self.device)
+    self.motion = build_motion(read_weights(folder, "lia-x*.pt")).to(self.device)
+    statistics = (("motion_mean.npy", self.motion.standardize.mean, -1e9),
+                  ("motion_std.npy", self.motion.standardize.deviation, 1e-6))
+    for name, statistic, least in statistics:
+        path = next(folder.rglob(name), None)
+        if path is None:
+            raise FileNotFoundError(
+                f"{folder} holds no {name}; it is in the folder lia_x of the released code")
+        statistic.copy_(torch.from_numpy(np.load(path)).clamp(min=least))
+
+    # The settings of the release, at the sizes of these weights.
+    delay = self.talker.modalities["motion"].delay
+    self.config = train.Config(**train.PRESETS["release"] | dict(
+        config="release", data=str(folder), size=self.motion.size,
+        sample_rate=self.audio.sample_rate, patch=self.talker.patch, motion_delay=delay))
+
+    # Voice and text.
+    if embedding:
+        size = self.talker.modalities["audio"].condition
+        vector = read_vector(Path(embedding), size).to(self.device)
+        self.speaker = lambda wave: vector[None]
+    else:
+        self.speaker = lambda wave: wavlm_speaker(
+            resample(wave, self.config.sample_rate, 16000), wavlm).to(self.device)
+    tokenizer = find_tokenizer(folder) or weights.parent
+    self.text_to_ids = functools.partial(qwen_ids, folder=tokenizer)
+    return self

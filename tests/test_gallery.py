@@ -1,0 +1,73 @@
+"""The gallery and the measures of real clips (lab/gallery.py, lab/metrics.py)."""
+import re
+from dataclasses import replace
+
+import numpy as np
+
+import data
+from engine.media import read_video
+from lab.metrics import correlation, fit_opening, fit_probes, speaker_of
+from tests.helpers import check_clip, command
+
+TASKS = ("truth", "roundtrip", "t2av", "a2v", "v2a", "continuation")
+
+
+def test_names_say_who_speaks():
+    assert speaker_of("test_00012_s007") == 7
+    assert speaker_of("bbaf2n") is None
+    assert speaker_of(data.SyntheticCorpus("test", 4)[3].name) == 3
+
+
+def test_an_unknown_opening_is_found_by_what_sound_and_picture_share():
+    corpus = data.SyntheticCorpus("train", 80)
+    clips = [corpus[i] for i in range(80)]
+    blind = [replace(clip, tracks=None) for clip in clips]
+
+    # Fitted on 60 clips, held against the others.
+    read_opening = fit_opening(blind[:60])
+    found = [correlation(read_opening(clip.video), clip.opening) for clip in clips[60:]]
+    assert np.mean(found) > 0.8, found
+
+    # The probes of sound and picture agree on a clip, and not across clips.
+    probes = fit_probes(blind)
+    heard = [probes.audio(clip.audio) for clip in clips[::5]]
+    seen = [probes.video(clip.video) for clip in clips[::5]]
+    others = [probes.video(clip.video) for clip in clips[5::5]]
+    agree = np.mean([correlation(a, b) for a, b in zip(heard, seen)])
+    cross = np.mean([correlation(a, b) for a, b in zip(heard, others)])
+    assert agree > 0.6 > 0.4 > cross, (agree, cross)
+
+
+def test_gallery(tmp_path):
+    """A page that holds all it shows."""
+    command("train.py", "--config", "tiny", "--out_dir", tmp_path / "run")
+    gallery = ("-m", "lab.gallery", "--ckpt", tmp_path / "run", "--out", tmp_path / "ev",
+               "--n", 2, "--show", 1, "--fit", 20)
+    assert "open it in a browser" in command(*gallery)
+    page = (tmp_path / "ev" / "index.html").read_text(encoding="utf-8")
+    assert page.count("data:video/mp4;base64,") == 6
+    assert page.count("<polyline") == 12
+    assert len(re.findall(r"r = -?\d", page)) == 6
+    assert not re.search(r"https?://", page)
+
+    # A folder per task.
+    lengths = {}
+    written = {}
+    for task in TASKS:
+        made = sorted((tmp_path / "ev" / task).glob("*.mp4"))
+        assert len(made) == 2
+        check_clip(made[0])
+        lengths[task] = [len(read_video(path, 64)) for path in made]
+        written[task] = [path.stat().st_mtime_ns for path in made]
+    assert lengths["truth"] == lengths["roundtrip"] == lengths["a2v"] == lengths["v2a"]
+
+    # What is there is not made again; what is missing is.
+    made[0].unlink()
+    command(*gallery)
+    for task in TASKS:
+        now = [path.stat().st_mtime_ns
+               for path in sorted((tmp_path / "ev" / task).glob("*.mp4"))]
+        if task == TASKS[-1]:
+            assert now[0] > written[task][0] and now[1] == written[task][1]
+        else:
+            assert now == written[task]

@@ -1,0 +1,299 @@
+"""Files in the released format, of random weights at reduced sizes: they go through sample.py,
+wrong ones are named, none of them runs code. And what stands beside the release: Qwen3, Whisper,
+the paper's sizes, the adversarial training of its audio autoencoder."""
+import json
+import pickle
+import struct
+import sys
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import data
+import sample
+import train
+from engine.media import write_clip
+from heads import SeparateHeads
+from model import Backbone, Modality, Talker
+from paper import release, weights
+from paper.autoencoders import LIAX, WhisperXVAE
+from paper.describe import count, describe
+from paper.qwen import qwen_ids
+from tests.helpers import error
+
+HEADS = {"audio": "speech", "motion": "motion"}
+
+
+# ------------------------------------------------------------------- a folder in their format
+def in_their_names(module, table, prefix, kv=0):
+    """Random weights for a module under the released names: `rename` backwards. kv: rows of the
+    stacked keys, and of the values."""
+    found = {}
+    for ours, x in module.state_dict().items():
+        names = weights.their_names(table, ours)
+        if len(names) == 1:
+            parts = [x]
+        elif len(names) == 2:
+            parts = x.chunk(2)
+        else:
+            parts = x.split([len(x) - 2 * kv, kv, kv])
+        for name, part in zip(names, parts):
+            found[prefix + name] = torch.randn(part.shape) * part[:1].numel() ** -0.5
+    return found
+
+
+def write_safetensors(path, state):
+    header = {}
+    start = 0
+    for name, x in state.items():
+        stop = start + 4 * x.numel()
+        header[name] = dict(dtype="F32", shape=list(x.shape), data_offsets=[start, stop])
+        start = stop
+    text = json.dumps(header).encode()
+    numbers = b"".join(x.contiguous().numpy().tobytes() for x in state.values())
+    path.write_bytes(struct.pack("<Q", len(text)) + text + numbers)
+
+
+def released_talker(width, latent, motion, speaker) -> dict:
+    """The talker's weights under the released names. It always says stop."""
+    backbone = Backbone(width, 2, 4, 2, 16, 48)
+    modalities = {"audio": Modality(latent, speaker), "motion": Modality(motion, motion)}
+    heads = SeparateHeads(modalities, width, 24, 2, 4, 4)
+    talker = Talker(modalities, heads, backbone, 300, 4, 1, 4)
+    state = in_their_names(backbone, weights.BACKBONE, "llm.model.", kv=32)
+    for ours, theirs in HEADS.items():
+        state |= in_their_names(talker.heads[ours], weights.HEAD, f"{theirs}_cfm.estimator.")
+        encoder = talker.encoders[ours]
+        for part, x in encoder.project.state_dict().items():
+            state[f"projector_{theirs}.linear1.{part}"] = torch.randn(x.shape)
+        encoder.project = torch.nn.Identity()
+        state |= in_their_names(encoder, weights.PATCH_ENCODER, f"{theirs}_patch_encoder.")
+    return state | {
+        "llm.model.embed_tokens.weight": torch.randn(300, width),
+        "task_embedding.weight": torch.randn(2, width), "motion_pad_emb": torch.randn(width),
+        "head_stop.proj.weight": torch.zeros(width, width),
+        "head_stop.proj.bias": torch.ones(width), "head_stop.head.weight": torch.ones(1, width)}
+
+
+def write_released(folder, latent=6, motion=5, speaker=7, width=32):
+    """Everything that `sample.py --released` wants."""
+    torch.manual_seed(0)
+    state = released_talker(width, latent, motion, speaker)
+    home = folder / "talker-t2av"
+    home.mkdir()
+    names = list(state)
+    for i, part in enumerate((names[:len(names) // 2], names[len(names) // 2:])):    # sharded
+        path = home / f"model-0000{i + 1}-of-00002.safetensors"
+        write_safetensors(path, {name: state[name] for name in part})
+    (home / "config.json").write_text(json.dumps(dict(
+        patch_size=4, delay=0, patch_encoder_n_head=4, dit_n_head=4, whisper_n_head=2)))
+
+    vae = WhisperXVAE(24000, 4, (2, 4, 10, 12), width, 64, latent, 16, 30.0, 2, 2)
+    audio = in_their_names(vae.acoustic, weights.strided(4, False), "CodecEnc.block.")
+    audio |= in_their_names(vae.decoder, weights.strided(4, True), "CodecDec.model.")
+    audio |= in_their_names(vae.semantic, weights.WHISPER, "semantic_model.encoder.")
+    for name, outputs, inputs in (("in_proj", 2 * latent, width), ("out_proj", width, latent)):
+        audio |= {f"vae.{name}.weight_g": torch.ones(outputs, 1, 1),
+                  f"vae.{name}.weight_v": torch.randn(outputs, inputs, 1),
+                  f"vae.{name}.bias": torch.zeros(outputs)}
+    audio["semantic_model.encoder.positional_embedding"] = torch.zeros(1500, width)
+    torch.save({"state_dict": audio}, folder / "model.ckpt")
+
+    lia = LIAX(width, (32,) * 4, motion, size=64)
+    del lia.standardize
+    torch.save(in_their_names(lia, weights.motion_table(4), ""), folder / "lia-x.pt")
+    np.save(folder / "motion_mean.npy", np.zeros(motion, np.float32))
+    np.save(folder / "motion_std.npy", np.ones(motion, np.float32))
+    np.save(folder / "voice.npy", np.ones(speaker, np.float32))
+
+
+def test_a_released_folder_makes_a_clip(tmp_path, monkeypatch):
+    write_released(tmp_path)
+    clip = data.SyntheticCorpus("test", 1)[0]
+    write_clip(tmp_path / "ref.mp4", clip.video, clip.audio, 16000)
+    # transformers may be absent.
+    monkeypatch.setattr(release, "qwen_ids", lambda text, folder: [ord(c) % 300 for c in text])
+    out = tmp_path / "out.mp4"
+    words = ["--released", tmp_path, "--text", "hello", "--ref", tmp_path / "ref.mp4", "--voice",
+             tmp_path / "voice.npy", "--out", out, "--steps", 3]
+    monkeypatch.setattr(sys, "argv", ["sample.py", *map(str, words)])
+    sample.main()
+    made = data.read_clip(out, 64, 24000)
+    # Patches 7, 8 and 9 say stop (the release's rule), and the last of them is dropped.
+    assert len(made.video) == 9 * 4
+    assert np.abs(made.audio).max() > 0.01 and made.video.std() > 1
+
+
+def test_wrong_weights_are_named(tmp_path):
+    write_released(tmp_path)
+    state = weights.read_weights(tmp_path, "*.safetensors")
+
+    def refused(message):
+        with pytest.raises(ValueError, match=message):
+            weights.build_talker(state, 0, 4, 4)
+
+    state["llm.model.norm.weight"] = torch.ones(3)
+    del state["speech_patch_encoder.cls_token"]
+    refused("misshapen: llm.model.norm.weight")
+    state["llm.model.norm.weight"] = torch.ones(32)
+    refused("missing: speech_patch_encoder.cls_token")
+    state["speech_patch_encoder.cls_token"] = torch.ones(32)
+    state["llm.model.layers.0.extra"] = torch.ones(1)
+    refused("surplus: llm.model.layers.0.extra")
+    torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "model.ckpt")
+    with pytest.raises(ValueError, match="convert it once"):
+        weights.read_weights(tmp_path, "*.ckpt")
+
+
+def attack(path):
+    path.touch()
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return attack, (self.path,)
+
+
+def test_converting_runs_no_code_of_a_file(tmp_path):
+    state = {"a": torch.randn(3), "b": torch.randn(2, 2)}
+    settings = {"path": Path("x"), "space": SimpleNamespace(a=1, b=[2]),
+                "count": defaultdict(list, {"k": [1]}), "bad": Malicious(tmp_path / "ran")}
+    torch.save({"state_dict": state, "hyper_parameters": settings}, tmp_path / "model.ckpt")
+    weights.convert(tmp_path / "model.ckpt")
+    found = weights.read_weights(tmp_path, "*.ckpt")
+    assert found.keys() == state.keys()
+    assert all(torch.equal(found[name], state[name]) for name in state)
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(pickle.dumps(settings["bad"]))   # what it would have done
+    assert (tmp_path / "ran").exists()
+
+
+# ------------------------------------------------------------------------- Qwen3 and Whisper
+def test_start_from_qwen3_and_from_a_run(tmp_path):
+    config = train.parse_config(["--config", "tiny", f"--out_dir={tmp_path}"])
+    talker, other = train.build("talker", config), train.build("talker", config)
+    state = in_their_names(talker.backbone, weights.BACKBONE, "model.", kv=16)
+    state["model.embed_tokens.weight"] = torch.randn(47, 32)
+    write_safetensors(tmp_path / "model.safetensors", state)
+    weights.start_from(talker, str(tmp_path))
+    assert torch.equal(talker.embedding.weight, state["model.embed_tokens.weight"])
+    down = talker.backbone.blocks[1].mlp.down.weight
+    assert torch.equal(down, state["model.layers.1.mlp.down_proj.weight"])
+    torch.save({"model": talker.state_dict()}, tmp_path / "talker.pt")
+    weights.start_from(other, str(tmp_path))
+    pairs = zip(talker.state_dict().values(), other.state_dict().values())
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_whisper_is_loaded_and_stays_as_it_is(tmp_path):
+    config = train.parse_config([
+        "--config", "tiny", "--autoencoders=paper", "--sample_rate=24000", "--audio_heads=2",
+        "--audio_fast=8"])
+    vae = train.build("audio", config)
+    state = in_their_names(vae.semantic, weights.WHISPER, "encoder.")
+    rest = {"encoder.positional_embedding": torch.zeros(3), "decoder.ln.bias": torch.zeros(3)}
+    torch.save({"dims": {"n_mels": 80}, "model_state_dict": state | rest}, tmp_path / "tiny.pt")
+    weights.load_whisper(vae.semantic, tmp_path / "tiny.pt")
+    assert torch.equal(vae.semantic.conv1.weight, state["encoder.conv1.weight"])
+    assert torch.equal(vae.semantic.blocks[1].up.bias, state["encoder.blocks.1.mlp.0.bias"])
+    assert not any(p.requires_grad for p in vae.semantic.parameters())
+    deeper = state | {"encoder.blocks.7.mlp.0.bias": torch.zeros(3)}
+    torch.save({"model_state_dict": deeper}, tmp_path / "deep.pt")
+    with pytest.raises(ValueError, match="surplus: encoder.blocks.7.mlp.0.bias"):
+        weights.load_whisper(vae.semantic, tmp_path / "deep.pt")
+    with pytest.raises(FileNotFoundError, match="large-v3"):
+        weights.load_whisper(vae.semantic, tmp_path / "nowhere.pt")
+
+
+def test_backbone_equals_hugging_face():
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = transformers.Qwen3Config(
+        vocab_size=50, hidden_size=48, intermediate_size=96, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=16, rope_theta=1e6,
+        tie_word_embeddings=True)
+    torch.manual_seed(0)
+    theirs = transformers.Qwen3Model(config).eval()
+    state = {f"model.{name}": x for name, x in theirs.state_dict().items()}
+    ours = Backbone(48, 3, 4, 2, 16, 96)
+    ours.load_state_dict(weights.rename(state, weights.BACKBONE, "model.", ours.state_dict()))
+    x, valid = torch.randn(2, 11, 48), torch.ones(2, 11, dtype=torch.bool)
+    valid[1, :4] = False
+    with torch.inference_mode():
+        positions = torch.arange(11)[None].expand(2, -1)
+        expected = theirs(inputs_embeds=x, attention_mask=valid.long(), position_ids=positions)
+        assert error(ours(x, valid)[valid], expected.last_hidden_state[valid]) < 1e-5
+
+
+def test_qwen_ids_end_where_the_speech_begins(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    words = ("[user]", "[assistant]", "hello", "there", "<SPEECH_FRAME>", "?")
+    vocabulary = {word: i for i, word in enumerate(words)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="?", chat_template=template).save_pretrained(tmp_path)
+    assert qwen_ids("hello there", tmp_path) == [0, 2, 3, 1]
+
+
+# ---------------------------------------------------------------------------- the paper's sizes
+def test_adversary_and_autoencoder_train_in_one_pass():
+    torch.manual_seed(0)
+    vae = WhisperXVAE(24000, 4, (2, 4, 10, 12), 32, 32, 6, 16, 2.0, 2, 1, crop=10, adversary=2)
+    wave = 0.1 * torch.randn(2, 20 * 960)
+
+    def loss(frames):
+        return vae.loss(wave, torch.tensor(frames), None, torch.Generator().manual_seed(0))
+
+    def moved(name):
+        vae.zero_grad()
+        loss([20, 15])[1][name].backward()
+        return {part for part, p in vae.named_parameters()
+                if p.grad is not None and p.grad.abs().sum() > 0}
+
+    for name in ("adversarial", "feature_matching"):
+        assert not any(part.startswith("discriminators") for part in moved(name))
+        assert any(part.startswith("acoustic") for part in moved(name))
+    assert all(part.startswith("discriminators") for part in moved("discriminator"))
+    assert not any(part.startswith("semantic.") for part in moved("semantic"))       # frozen
+    optimizer = torch.optim.AdamW(vae.parameters(), 1e-3)
+
+    def step():
+        optimizer.zero_grad()
+        total, log = loss([20, 20])
+        total.backward()
+        optimizer.step()
+        return log["mel"].item()
+
+    first = step()
+    assert min(step() for _ in range(12)) < 0.9 * first
+
+
+def test_paper_sizes():
+    """Qwen3-0.6B has 596 million parameters, and the release's heads and encoders the sizes that
+    the paper gives."""
+    with torch.device("meta"):
+        talker = train.build("talker", train.parse_config(["--config", "paper"]))
+    assert len(talker.backbone.blocks) == 28
+    assert count(talker.backbone) + count(talker.embedding) == 596_049_920
+    parts = (*talker.heads.values(), *talker.encoders.values())
+    assert [len(part.transformer.blocks) for part in parts] == [8, 8, 4, 4]
+
+
+@pytest.mark.parametrize("preset", train.PRESETS)
+def test_every_preset_is_described(preset):
+    config = train.parse_config(["--config", preset])
+    table = describe(config)
+    with torch.device("meta"):
+        total = count(train.build("talker", config))
+    assert f"| **Talker** | {total:,} |" in table and "GFLOP" in table
+    assert f"{config.layers} layers" in table
+    assert preset != "paper" or "440,467,456" in table
