@@ -113,10 +113,10 @@ class TrainingRun:
                 with self.exchange(piece == self.my_pieces[-1]):
                     yield batch
                 following = next(coming, None)    # while a GPU still computes this one
+            self.samples += len(self.indices)
 
         for step in self.bar:
             yield step, pieces()
-            self.samples += len(self.indices)
 
     # ---- rates, gradients
     def set_rates(self, scale: float) -> None:
@@ -159,8 +159,7 @@ class TrainingRun:
         due, *totals = sum_over_processes([due, *flat])
         line["gradient"] = float(self.norms) / (step + 1 - self.logged)
         for name, total, n in zip(self.sums, totals[::2], totals[1::2]):
-            line[name] = (total / n).tolist()
-        line = {name: rounded(value) for name, value in line.items()}
+            line[name] = without_nan((total / n).tolist())
         if rank() == 0:
             with open(self.out / "log.jsonl", "a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -185,10 +184,9 @@ class TrainingRun:
                 seconds=self.seconds, dtype=str(self.dtype).removeprefix("torch."), done=False))
 
 
-def rounded(value):
-    """Five digits after the point; NaN becomes None, which JSON knows."""
+def without_nan(value):
+    """A mean, or the means of bins, of which empty ones are NaN: these become None, which JSON
+    knows, and the others get five digits."""
     if isinstance(value, list):
-        return [rounded(x) for x in value]
-    if isinstance(value, float):
-        return None if value != value else round(value, 5)
+        return [None if x != x else round(x, 5) for x in value]
     return value
