@@ -88,7 +88,7 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, latents: Tensor) -> None:
-        """Take over the statistics of latents (n, d), as `forward` returned them."""
+        """Fit mean and deviation to latents (n, d), as `forward` returned them."""
         self.mean += latents.mean(0) * self.deviation
         self.deviation *= latents.std(0).clamp(min=1e-4)
 
@@ -296,7 +296,7 @@ class AudioVAE(nn.Module):
         return self.standardize(mean)
 
     def fit_statistics(self, waves) -> None:
-        """Take over the statistics of the latents of clips, each (n,)."""
+        """Fit the standardization to the latents of clips, each (n,)."""
         latents = [self.encode(wave[None])[0] for wave in waves]
         self.standardize.fit_statistics(torch.cat(latents))
 
@@ -395,8 +395,8 @@ class SpeakerEncoder(nn.Module):
         """(B, n) -> (B, size)."""
         if wave.shape[1] < 2 * self.samples_per_frame:
             seconds = wave.shape[1] / self.samples_per_frame / FPS
-            raise ValueError(f"a voice can't be told from {seconds:.3f} s of sound: it takes "
-                             f"{2 / FPS} s or more")
+            raise ValueError(f"a speaker embedding needs at least {2 / FPS} s of sound, not "
+                             f"{seconds:.3f} s")
         log_mel = self.mel.log_mel(self.mel.magnitude(wave))                  # (B, bands, frames)
         log_mel = log_mel[..., :log_mel.shape[-1] // 2 * 2]
         x = rearrange((log_mel + 4) / 4, "B F (T r) -> B T (r F)", r=2)       # (B, T', 2 bands)
@@ -529,7 +529,7 @@ class MotionAutoencoder(nn.Module):
         return self.relative(self.pose(pictures))
 
     def fit_statistics(self, clips) -> None:
-        """Take over the statistics of poses and motions of clips, each (T, 3, S, S)."""
+        """Fit the standardization to poses and motions of clips, each (T, 3, S, S)."""
         poses = [self.pose(pictures) for pictures in clips]
         self.standardize.fit_statistics(torch.cat(poses))
         poses = [self.standardize(x) for x in poses]
@@ -602,7 +602,7 @@ class MotionAutoencoder(nn.Module):
         picture = self.render(source, features, code, magnitudes).flatten(0, 1)
         error = (picture - target).abs()                                      # (B T, 3, S, S)
 
-        # The mouth is a twentieth of the picture. Places weigh more the more wrong they still are
+        # The mouth is a small part of the picture. Places weigh more the more wrong they still are
         # and the more they change within the clip, so that it is not left blurred. (In real clips
         # hair is wrong everywhere, and does not change.)
         wrong = error.detach() / error.detach().mean().clamp(min=1e-6)

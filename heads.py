@@ -12,8 +12,9 @@ The convention of time:
     t = 0 is data, t = 1 is noise;      x_t = (1 - t) x + t z,  z ~ N(0, I);
     velocity = dx_t / dt = z - x;       sampling walks from t = 1 to t = 0.
 
-Axis letters: B batch, N patches, M rows (the patches of a batch that count), P frames per patch,
-d width of a latent, G width of the condition, D width of the language model.
+Axis letters: B batch, N patches, M rows (the patches that are drawn from a batch, with repeats and
+padding), P frames per patch, d width of a latent, G width of the condition, D width of the language
+model.
 
 `python heads.py` trains a flow in two dimensions and draws it.
 """
@@ -57,6 +58,8 @@ class FlowHead(nn.Module):
     def __init__(self, latent: int, condition: int, hidden_width: int, width: int, layers: int,
                  attention_heads: int, drop_hidden=0.1, drop_history=0.05):
         super().__init__()
+        # Each kind of token is projected to D, then all of them to the width of the head: two
+        # linear projections in a row, as in the release.
         self.noisy_in = nn.Linear(latent, hidden_width)
         self.history_in = nn.Linear(latent, hidden_width)
         self.condition_in = nn.Linear(condition, hidden_width)
@@ -93,7 +96,7 @@ class FlowHead(nn.Module):
 
         Args:
             x (M, P, d), hidden (M, D), history (M, P, d), condition (M, G).
-            counts (M,): 1.0 for a row that counts, 0.0 for one that only fills up.
+            counts (M,): 1.0 for a row that counts, 0.0 for padding.
 
         Returns: mean squared error of the velocity, and the same per bin of the timestep
             (TIME_BINS,), NaN where a bin has no row.
@@ -101,7 +104,7 @@ class FlowHead(nn.Module):
         def draw(distribution, *shape):
             return distribution(*shape, generator=generator, device=x.device)
 
-        # A timestep per row, more often near the data than uniform ones: t = sigmoid(N(-0.4, 1)).
+        # A timestep per row: logit-normal, mostly in the middle, shifted towards the data.
         t = torch.sigmoid(draw(torch.randn, len(x)) - 0.4)                    # (M,)
         # Noise, and the point between data and noise that the head gets to see.
         z = draw(torch.randn, *x.shape)
@@ -130,14 +133,15 @@ class FlowHead(nn.Module):
 
         Args:
             z (M, P, d): standard normal noise. hidden (M, D), history (M, P, d), condition (M, G).
-            steps: Euler steps, of which the first 4 % (at least one) do not move if zero_star.
+            steps: Euler steps. With zero_star the first 4 % of them, at least one, do not move x,
+                whatever the guidance is: 8 steps are 7 evaluations.
             guidance: weight w of classifier-free guidance. The velocity is extrapolated from u,
                 without hidden state, to c, with it: a u + w (c - a u). At w = 1 u cancels, and is
                 not computed.
             temperature: scale of the noise.
             sway: sway sampling (arXiv 2410.06885), steps that are smaller near the noise end.
             zero_star: CFG-Zero* (arXiv 2503.18886), a = <c, u> / |u|^2 instead of a = 1, and the
-                first steps do not move.
+                first steps do not move x.
 
         Returns: a clean patch (M, P, d).
         """
@@ -190,8 +194,8 @@ def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Ten
             patches has one.
 
     Returns: numbers (M,) among the B * N patches, and counts (M,): 1.0, or 0.0 for rows that only
-        fill M up to a multiple of 16. A CPU makes a new kernel for every new size of a product,
-        and half of its time went there.
+        pad M to a multiple of 16. oneDNN compiles a kernel per shape of a matrix, and without the
+        padding half of the time on a CPU went there.
     """
     at = mask.flatten().nonzero()[:, 0]
     wanted = math.ceil(repeats * len(at))
@@ -224,8 +228,9 @@ class SeparateHeads(nn.ModuleDict):
         self.repeats = repeats
 
     def loss(self, inputs: dict[str, HeadInput], generator=None) -> tuple[dict, dict]:
-        """-> name -> loss (); name_by_time -> (TIME_BINS,). All patches of the batch that count
-        pass through a head in one call."""
+        """Two dictionaries: the loss of each modality under its name, and its loss per bin of the
+        timestep (TIME_BINS,) under NAME_by_time. All patches of the batch that count pass through
+        a head in one call."""
         losses = {}
         by_time = {}
         for name, x in inputs.items():
@@ -237,8 +242,8 @@ class SeparateHeads(nn.ModuleDict):
         return losses, by_time
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
-        """HeadInputs with N = 1 -> name -> the next patch (B, 1, P, d). A patch that is given
-        (its target) is returned as it is."""
+        """The next patch (B, 1, P, d) of each modality, from HeadInputs with N = 1. A patch that is
+        given (its target) is returned as it is."""
         patches = {}
         for name, x in inputs.items():
             if x.target is not None:
@@ -253,8 +258,10 @@ class SeparateHeads(nn.ModuleDict):
 
 # ---------------------------------------------------------------------------------- demonstration
 def demonstrate(steps=400) -> None:
-    """Train a flow in two dimensions (one frame, d = 2): noise to two half circles. Draw what it
-    samples after as many steps as a cup of tea takes, beside the data."""
+    """Train a flow in two dimensions (one frame, d = 2), from noise to two half circles, and draw
+    its samples beside the data. Ten seconds."""
+    print("The velocity error stays near 1, since x_t does not determine z - x. At its least the "
+          "prediction\nis the mean of z - x given x_t, and that leads from noise to the data.")
     torch.manual_seed(0)
     head = FlowHead(latent=2, condition=1, hidden_width=64, width=64, layers=2, attention_heads=2,
                     drop_hidden=0, drop_history=0)

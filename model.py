@@ -10,10 +10,12 @@ tokens of one position are added. What turns a hidden state into the latents of 
 not in this file: the flow-matching heads of heads.py are handed to the Talker.
 
 Text is padded on the left, so that patch 0 stands in the same column for every sample of a batch,
-and everything after it is a slice.
+and everything after it is a slice. Rotary attention depends on relative positions alone, so the
+padding changes nothing.
 
 Axis letters: B batch, L text tokens (or any tokens), T frames, N patches, P frames per patch,
-D width, H heads, S keys, d width of a latent, G width of a condition.
+D width, H attention heads (H' of keys and values), S keys, d width of a latent, G width of a
+condition. "The release" is the code that the authors published (docs/paper.md).
 
 What this file does not do: autoencoders, data, training, files.
 
@@ -41,7 +43,7 @@ class Modality:
     latent: int             # width d of one frame's latent vector
     condition: int          # width G of the head's condition (speaker embedding; first pose)
     weight: float = 1.0     # of its flow-matching loss (the paper: 1 for audio, 8 for motion)
-    delay: int = 0          # number of patches by which it lags behind
+    delay: int = 0          # number of patches by which it lags behind the others
 
 
 class HeadInput(NamedTuple):
@@ -57,8 +59,8 @@ class HeadInput(NamedTuple):
 
 # ------------------------------------------------------------------------------- initialisation
 def initialise(module: nn.Module) -> None:
-    """Give all weights their first values. This is the one place that decides them, except for a
-    few bare parameters (CLS tokens and motion directions are drawn from N(0, 1)).
+    """Give all Linear, Conv and Embedding layers their first values. Bare parameters (CLS tokens,
+    motion directions, norms) are set where they are defined.
 
     | what                                         | value                                    |
     |----------------------------------------------|------------------------------------------|
@@ -90,8 +92,8 @@ def zero_init(module: nn.Module) -> nn.Module:
 @functools.lru_cache(64)
 def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple[Tensor, Tensor]:
     """Cosines and sines (tokens, head_dim / 2) of rotary positions (arXiv 2104.09864)."""
-    # NOTE: the tables are cached, and what is made while sampling may serve training later. A
-    # tensor that was made in inference mode could not, so that mode is left here.
+    # NOTE: sampling and training share the cached tables, and autograd refuses tensors that were
+    # made in inference mode. So leave that mode here.
     with torch.inference_mode(False):
         channel = torch.arange(0, head_dim, 2, device=device, dtype=torch.float32)
         frequency = base ** (-channel / head_dim)                             # (head_dim / 2,)
@@ -297,6 +299,7 @@ class PatchEncoder(nn.Module):
 
     def __init__(self, latent: int, width: int, layers: int, attention_heads: int):
         super().__init__()
+        # Two linear projections in a row, as in the release. One would do.
         self.project = nn.Linear(latent, width)
         self.input = nn.Linear(width, width)
         self.cls = nn.Parameter(torch.randn(width))
@@ -347,8 +350,7 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=F
     Args:
         start, length: (B,) the first position that predicts a patch, and how many positions do.
         positions: of the batch. patch: frames per patch. fps: frames per second.
-        max_seconds: samples of this length and more were cut by the data, so that their end is
-            none.
+        max_seconds: samples longer than this count as cut off by the data: their end is none.
 
     Returns:
         labels (B, positions): 1 at the last patch, IGNORE for the 0.3 s before it, 0 earlier,
@@ -374,7 +376,7 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=F
 
 # --------------------------------------------------------------------------------------- Talker
 class Talker(nn.Module):
-    """Text and patches in; the loss, or new patches, out.
+    """Text and patches in; the loss, or new patches, out. A patch here is one of every stream.
 
     Args:
         modalities: name -> Modality. The leading one stands first (audio): its length decides
@@ -415,12 +417,13 @@ class Talker(nn.Module):
         self.backbone = backbone
         self.heads = heads
         self.stop = StopPredictor(width)
-        # The number of patches of the longest training sample; generation takes it as a scale.
+        # The number of patches of the longest training sample. sample.Models.limits cuts a sample
+        # that does not stop at 1.5 times this.
         self.register_buffer("longest_seen", torch.tensor(int(30 * FPS / patch)))
 
         # Not in the paper: a linear regression of the next clean patch from the hidden state.
-        # Flow matching alone teaches a small backbone to read only after many hours, since most
-        # of its gradient is about noise. This signal is direct (docs/paper.md).
+        # Most of the gradient of flow matching is about noise, and teaches a small backbone to
+        # read too slowly for a run of minutes. This signal is direct (docs/paper.md).
         self.regression_weight = regression_weight
         self.regressors = nn.ModuleDict(
             {name: nn.Linear(width, patch * m.latent) for name, m in modalities.items()}
@@ -556,10 +559,12 @@ class Talker(nn.Module):
                 all of one stream (a face for a speech, a speech for a face), or the beginning of
                 all (continuation).
             streams: names of the streams to generate; None for all, the leader alone for speech.
-            stop_hits, stop_keeps, shortest, threshold: a sample ends when the stop predictor's
-                probability reaches the threshold `stop_hits` patches in a row. That patch is
-                still part of the sample, unless stop_keeps is False. The first `shortest` patches
-                never count. (The release: three in a row, the third dropped, 7.)
+            stop_hits, stop_keeps, shortest, threshold: `finished` is True at a patch at which the
+                stop predictor's probability has reached the threshold `stop_hits` patches in a
+                row, not counting the first `shortest`. It is the caller who remembers it and
+                leaves the loop (sample.Models.patches). With stop_keeps=False that patch is no
+                longer part of the sample, and where all samples finish at once it is not made.
+                (The release: stop_hits=3, stop_keeps=False, shortest=7.)
             sampling: steps, guidance, temperature, ... of FlowHead.sample.
         """
         B, P = len(text), self.patch
@@ -620,11 +625,14 @@ def demonstrate() -> None:
                     patch_heads=3)
     initialise(talker)
 
-    # A batch of two: the second text is shorter, so it is padded on the left; so are its frames.
+    # A batch of two. The second text is shorter, so it is padded on the left; so are the second
+    # latents, on the right.
     text = torch.randint(1, 47, (2, 21))
     text[1, :5] = 0
     frames = torch.tensor([40, 32])
     latents = {name: torch.randn(2, 40, m.latent) for name, m in modalities.items()}
+    for x in latents.values():
+        x[1, 32:] = 0
     conditions = {name: torch.randn(2, m.condition) for name, m in modalities.items()}
     hidden, inputs, positions = talker.teacher_forced(
         text, text > 0, latents, dict.fromkeys(latents, frames), conditions)
