@@ -52,9 +52,9 @@ EMPTY = ("the sample stopped before its first patch: the text is unlike what the
 
 @dataclass
 class Reference:
-    """Who speaks, and how the sample begins."""
+    """The voice and the face of a sample."""
 
-    conditions: dict[str, Tensor]   # name -> (G,): the voice; the pose of the face
+    conditions: dict[str, Tensor]   # name -> (G,): the voice; the first pose
     face: Tensor                    # (3, S, S) the picture that is animated
 
 
@@ -82,7 +82,7 @@ class Models:
         self.motion = train.load_model(folder, "motion", self.device)
         self.speaker = train.load_model(folder, "speaker", self.device)
         self.talker = train.load_model(folder, "talker", self.device)
-        sampling.install(self.talker, dtype)      # the same arithmetic, in less time
+        sampling.install(self.talker, dtype)      # the same function up to rounding, faster
         self.text_to_ids = train.text_reader(self.config)
 
     @property
@@ -91,7 +91,7 @@ class Models:
         return train.Frozen(self.config, self.audio, self.motion, self.speaker, self.device,
                             torch.float32)
 
-    # ---- who speaks
+    # ---- references
     @torch.inference_mode()
     def voice(self, wave: np.ndarray) -> Tensor:
         """A waveform (n,) -> the audio head's condition (G,)."""
@@ -124,8 +124,8 @@ class Models:
                              "speakers: give a clip with --ref")
         return self.clip_reference(*train.corpus(self.config).references(number))
 
-    def voice_of_film(self, path: Path) -> Tensor:
-        """(G,): the voice that a film has, or, if it is silent, the most average of those that the
+    def voice_of_video(self, path: Path) -> Tensor:
+        """(G,): the voice that a video has, or, if it is silent, the most average of those that the
         model was trained on."""
         try:
             return self.voice(read_audio(path, self.config.sample_rate))
@@ -206,7 +206,7 @@ class Models:
             rows = [torch.randn(shape[1:], generator=generator) for generator in generators]
             return torch.stack(rows).to(self.device)
 
-        settings = dict(steps=c.steps if steps is None else steps,
+        settings = dict(steps=c.euler_steps if steps is None else steps,
                         guidance=c.guidance if guidance is None else guidance,
                         temperature=c.temperature if temperature is None else temperature)
 
@@ -286,7 +286,7 @@ class Models:
         """A Python generator over pieces of one sample, outputs as `generate` returns them, as they
         come.
 
-        A sample of sound depends on `reach` frames on either side. All of the past is used, and as
+        An audio sample depends on `reach` frames on either side. All of the past is used, and as
         soon as `ahead` frames of the future are there a piece is decoded: exactly if that is
         `reach` (0.52 s), nearly so with less (docs/speed.md).
         """
@@ -294,24 +294,24 @@ class Models:
         ahead = 0 if "audio" in job.outputs else min(ahead, reach)
         latents = {name: torch.empty(0, m.latent, device=self.device)
                    for name, m in self.talker.modalities.items()}
-        told = 0                                  # frames that were yielded
+        yielded = 0                               # frames
 
         def piece(stop: int) -> dict:
-            first = max(0, told - reach)
+            first = max(0, yielded - reach)
             last = min(len(latents["audio"]), stop + ahead)
             window = {name: x[first:last] for name, x in latents.items()}
-            return self.decode(job, window, first, (told - first, last - stop))
+            return self.decode(job, window, first, (yielded - first, last - stop))
 
         for patch, alive, stopped in self.patches([job], **settings):
             if alive:
                 latents = {name: torch.cat((x, patch[name][0]))[:job.frames]
                            for name, x in latents.items()}                    # (T, d)
             ready = len(latents["audio"]) - ahead
-            if ready > told:
+            if ready > yielded:
                 yield piece(ready)
-                told = ready
+                yielded = ready
         made = len(latents["audio"])
-        if made > told:
+        if made > yielded:
             yield piece(made)
         if made and not (job.frames or stopped):
             print(f"the sample {CUT}", file=sys.stderr)
@@ -371,8 +371,8 @@ def continuation_job(models: Models, clip: data.Clip, seconds: float, text: str,
 
 # ---------------------------------------------------------------------------------- command line
 def find_reference(options, models: Models, crop) -> Reference | None:
-    """Who speaks, by the command line: voice and face of one speaker or clip, or each from its own
-    file. None: nobody was named."""
+    """The reference that the command line names: voice and face of one speaker or clip, or each
+    from its own file. None if it names none."""
     size, rate = models.config.size, models.config.sample_rate
     reference = None
     if options.ref:
@@ -381,7 +381,7 @@ def find_reference(options, models: Models, crop) -> Reference | None:
     elif options.speaker is not None:
         reference = models.speaker_reference(options.speaker)
 
-    # The voice: its own file, else that of the reference, of the speech or of the film.
+    # The voice: its own file, else that of the reference, of the speech or of the video.
     if options.embedding:
         voice = models.voice(np.zeros(1, np.float32))     # a file: the same whatever it hears
     elif options.voice:
@@ -391,11 +391,11 @@ def find_reference(options, models: Models, crop) -> Reference | None:
     elif options.audio:
         voice = models.voice(read_audio(options.audio, rate))
     elif options.video:
-        voice = models.voice_of_film(options.video)
+        voice = models.voice_of_video(options.video)
     else:
         return None
 
-    # The face: its own file, else that of the film or of the reference.
+    # The face: its own file, else that of the video or of the reference.
     if picture := options.face or options.video:
         return models.picture_reference(read_video(picture, size, crop)[0], voice)
     if reference:

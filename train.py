@@ -13,9 +13,9 @@ The stages, each with a checkpoint in the run's folder (out/small by default):
     sample    six sentences of the test split by unseen speakers              sample.mp4
 
 All models train by the one loop in `train_model`. log.jsonl gets a line per logged step. A killed
-run resumes exactly where its checkpoints stand, by the same command. `--data DIR` trains on real
-clips instead of the synthetic corpus, `--from RUN` another talker on the frozen parts and latents
-of a finished run.
+run resumes exactly where its checkpoints stand, by the same command (engine/training.py says how).
+`--data DIR` trains on real clips instead of the synthetic corpus, `--from RUN` another talker on
+the frozen parts and latents of a finished run.
 
 What this file does not do: models (model.py, heads.py, autoencoders.py), clips (data.py),
 generation (sample.py), the bookkeeping around the loop (engine/training.py).
@@ -73,9 +73,8 @@ class Config:
     audio_layers: int = 2           # of the semantic encoder
     audio_heads: int = 4
     audio_bands: int = 80           # of the mel spectrogram
-    audio_slow: int = 256           # channels of the decoder at 25 Hz (paper: the innermost)
-    audio_fast: int = 160           # and at 100 Hz (paper: the encoder's outermost; half of it
-    #                                 is the width of the discriminators)
+    audio_slow: int = 256           # channels of the decoder at 25 Hz; paper: the innermost ones
+    audio_fast: int = 160           # and at 100 Hz; paper: the encoder's outermost ones
     audio_latent: int = 32
     audio_kl: float = 0.05          # weight of the KL divergence
     audio_steps: int = 1000
@@ -116,8 +115,8 @@ class Config:
     motion_weight: float = 1.0      # of its flow-matching loss
     motion_delay: int = 0           # patches by which the motion lags
     regression_weight: float = 1.0  # of the auxiliary loss, see model.Talker
-    jitter: int = 0                 # at most so many frames are cut off at the start: patches of
-    #                                 every phase, where clips are few
+    jitter: int = 0                 # 0 to this many frames are cropped at the start, at random:
+    #                                 patches then start at any frame, where clips are few
     speech_only: float = 0.1        # share of samples that are treated as having no video
     talker_steps: int = 1200
     talker_batch: int = 32
@@ -129,13 +128,13 @@ class Config:
     warmup: float = 0.03            # share of the steps
     decay: float = 0.6              # share of the steps at the end, over which rates fall to 2 %
     grad_clip: float = 1.0          # largest norm of the gradient
-    accumulate: int = 1             # a batch passes in so many pieces
+    accumulate: int = 1             # pieces of a batch (gradient accumulation)
     fsdp: bool = False              # with torchrun: the talker is sharded among the processes
     log_every: int = 20             # steps
     save_every: float = 60.0        # seconds between checkpoints
 
     # ---- Sampling, chosen on the dev split.
-    steps: int = 8                  # Euler steps
+    euler_steps: int = 8            # of sampling, see heads.FlowHead.sample
     guidance: float = 1.5
     temperature: float = 0.6
     stop_hits: int = 2              # stop at so many patches in a row above one half
@@ -158,13 +157,13 @@ PRESETS = {
         motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3, motion_batch=2,
         width=32, layers=2, attention_heads=2, kv_heads=1, head_dim=16, mlp_width=64,
         patch_heads=2, flow_width=32, flow_layers=2, flow_heads=2, talker_steps=4, talker_batch=4,
-        log_every=1, steps=3, stop_hits=2),
+        log_every=1, euler_steps=3, stop_hits=2),
     # Real clips: GRID, or a folder of one's own.
     "grid": dict(
         size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40,
         motion_coarse=128, motion_fine=96, motion_steps=5000, talker_steps=1300, jitter=3,
         stop_hits=3),
-    # The article: Qwen3-0.6B, WhisperX-VAE and LIA-X.
+    # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
         size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000,
         audio_width=1280, audio_layers=32, audio_heads=20, audio_bands=128, audio_slow=1536,
@@ -174,11 +173,11 @@ PRESETS = {
         mlp_width=3072, patch_layers=4, patch_heads=8, flow_width=1024, flow_layers=8,
         flow_heads=8, flow_repeats=2.0, motion_weight=8.0, regression_weight=0.0, speech_only=0.5,
         talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
-        start="Qwen/Qwen3-0.6B", steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
+        start="Qwen/Qwen3-0.6B", euler_steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
-# Where the released code differs from the article.
+# Where the released code differs from the paper.
 PRESETS["release"] = PRESETS["paper"] | dict(
-    motion_weight=10.0, warmup=0.1, steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
+    motion_weight=10.0, warmup=0.1, euler_steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
     stop_keeps=False, stop_shortest=7)
 
 
@@ -209,13 +208,13 @@ class Frozen(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """All that training and sampling know of a modality.
+    """All that training needs to know of a modality; sampling encodes and decodes by it too.
 
     modality(config) -> model.Modality: latent width, condition width, loss weight, delay.
     encode(frozen, clip) -> latents (T, d).
     condition(frozen, clip, latents) -> (G,), the same for all patches of a sample. latents are
         the clip's where they are known already, else None.
-    decode(frozen, reference, latents (T, d)) -> array of T times as many entries as a frame has.
+    decode(frozen, reference, latents (T, d)) -> array, its first axis a multiple of T long.
     receptive_field(frozen): frames at either side that decoding a frame depends on.
     vary(config, condition, latents, draw in [0, 1)) -> the condition as one training step sees it.
     """
@@ -238,9 +237,9 @@ def encode_audio(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
 
 def audio_condition(frozen: Frozen, clip: data.Clip, latents=None) -> torch.Tensor:
     """The speaker embedding of a clip; with voice_statistics also mean and deviation of its
-    latents. The embedding was taught to tell speakers apart: a linear reading of the pitch from it
-    errs by four times what varies within a speaker, with the statistics by a little more than
-    that variation (docs/paper.md)."""
+    latents. The embedding was trained to tell speakers apart: a linear probe reads the pitch from
+    it with an error of 4.2 times the deviation within a speaker, with the statistics of 1.2 times
+    (docs/paper.md)."""
     speaker = frozen.speaker(waveform(frozen, clip))[0]                       # (G,)
     if latents is None and frozen.config.voice_statistics:
         latents = encode_audio(frozen, clip)
@@ -254,8 +253,8 @@ def with_statistics(config: Config, speaker: torch.Tensor, latents) -> torch.Ten
 
 
 def statistics_of_a_half(config: Config, condition, latents, draw: float) -> torch.Tensor:
-    """In training the statistics are those of a random half of the clip. Those of a whole clip
-    tell what it says, which those of a reference do not."""
+    """In training the statistics are those of a random half of the clip. Those of the whole clip
+    would leak its content, which those of a reference do not have."""
     half = len(latents) // 2
     start = int(draw * (len(latents) - half + 1))
     return with_statistics(config, condition[:config.speaker_size], latents[start:][:half])
@@ -387,7 +386,7 @@ def train_model(stage: str, model, make_batch, compute_loss, order: data.BatchOr
             (loss / len(run.my_pieces)).backward()
             run.record(loss, log)
 
-        # Step. A gradient that is too long is shortened; one that is not finite ends the run.
+        # Clip the norm of the gradient, and step. One that is not finite ends the run.
         run.clip_gradients(step)
         for optimizer in run.optimizers:
             optimizer.step()
@@ -551,7 +550,7 @@ def train_talker(config: Config, device, dtype) -> None:
         start_from(talker, config.start)
     talker.to(device)
     talker.longest_seen.fill_(int(clips.frames.max()) // config.patch)
-    kernels.install(talker)                       # the same arithmetic, in less time
+    kernels.install(talker)                       # the same function up to rounding, faster
 
     def make_batch(indices, generator) -> dict:
         draws = torch.rand(len(indices), 3, generator=generator)
@@ -618,7 +617,8 @@ def train_frozen_parts(config: Config, source) -> None:
 
 def main() -> None:
     config = parse_config(sys.argv[1:])
-    # Settings that no model can have are told before the corpus is made.
+    # Fail early: on the meta device every model is built without memory, so impossible sizes are
+    # reported before any work.
     with torch.device("meta"):
         for stage in STAGES:
             build(stage, config)

@@ -1,15 +1,16 @@
-"""Faster forms of what model.py and heads.py write plainly, for training. `install` puts them in.
+"""Faster training: other implementations of modules of model.py and heads.py. `install` swaps them
+in, by giving the modules another class.
 
-Training small networks is bound by passes over memory, and by tokens that nobody reads (measured
+Training small networks is limited by memory traffic, and by outputs that are never used (measured
 on a CPU):
 
 - the last block of a patch encoder computes the CLS token alone, that of a flow-matching head the
   noisy frames alone (a training step of `small` takes 14 % less time);
-- RMSNorm with a gradient by hand keeps less, and passes over it less often (5 %);
-- queries and keys are rotated together, by a rotation with a gradient by hand (5 %).
+- a hand-written backward for RMSNorm saves fewer activations, in fewer passes over memory (5 %);
+- queries and keys are rotated together, with a hand-written backward (5 %).
 
-Nothing here changes what is computed: `install` compares both forms first, so that a fork that
-edits model.py trains what it says, and tests/test_kernels.py holds values and gradients equal.
+Nothing here changes what is computed: `install` compares both forms first, so that an
+edited model.py is trained as it is written; tests/test_kernels.py compares values and gradients.
 
 Axis letters: B batch, L tokens, D width, H heads, M rows, P frames per patch, d latent width.
 """
@@ -172,7 +173,7 @@ def both_forms_agree() -> bool:
 
 def install(model: nn.Module) -> None:
     """Before training: the fast forms take the place of the plain ones. A fork whose model.py or
-    heads.py computes something else trains with its own, and is told so."""
+    heads.py computes something else trains with its own, and a message says so."""
     if both_forms_agree():
         on_cpu = next(model.parameters()).device.type == "cpu"
         # A GPU has a fused kernel for RMSNorm and its gradient.

@@ -1,4 +1,4 @@
-"""The Talker's transformers in the form in which they are sampled on a CPU. `install` puts it in.
+"""Faster sampling on a CPU: other implementations of the Talker's modules. `install` swaps them in.
 
 With few rows, calling modules and small operations costs more than they do. So the transformers
 are written out here, operation by operation; the flow-matching heads, whose sizes are the same but
@@ -6,8 +6,9 @@ for the latents, are fused into one, whose products know which rows belong to wh
 the patch encoders; and what always has the same sizes, an Euler step and a patch encoder, is
 traced, so that its operations need no Python. On x86 wide weights are packed in blocks.
 
-Nothing here changes what is computed: `install` samples a few patches both ways first, so that a
-fork that edits the model samples what it trained, and tests/test_sampling.py holds both equal.
+The function stays the same up to rounding; wide weights may be in bf16 where that is fast.
+`install` samples a few patches both ways first, so that an edited model is sampled as it was
+trained, and tests/test_sampling.py holds both equal.
 
 Axis letters: K transformers of the same sizes, R rows of each, M = K R rows, L tokens, W width,
 H heads, H' of keys; B batch, P frames per patch, d latent width.
@@ -438,10 +439,10 @@ def few_patches(talker: nn.Module) -> Tensor:
 
 
 def install(talker: nn.Module, dtype: torch.dtype) -> bool:
-    """Before sampling on a CPU: wide weights are packed in dtype -> whether there are any; and the
-    forms of this file take the place of the plain ones, if both sample the same. A fork that
-    computes something else is sampled with its own, and told so. No weight can be trained any
-    more."""
+    """Before sampling on a CPU: pack wide weights in dtype, then replace the modules by those of
+    this file, if both sample the same. An edited model that computes something else is sampled as
+    it is, and a message says so. Returns whether any weight was packed. The weights can no longer
+    be trained."""
     if next(talker.parameters()).device.type != "cpu":
         return False
     packed = pack(talker, dtype)

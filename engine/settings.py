@@ -23,7 +23,7 @@ from engine.media import write_json
 # Fields that may change when a run is resumed: none of them decides what is trained.
 ALWAYS_FREE = {
     "out_dir", "log_every", "save_every", "fsdp",
-    "steps", "guidance", "temperature", "stop_hits", "stop_keeps", "stop_shortest"}
+    "euler_steps", "guidance", "temperature", "stop_hits", "stop_keeps", "stop_shortest"}
 # Stages whose checkpoints `--from` copies.
 FROZEN_STAGES = ("speaker", "audio", "motion")
 
@@ -119,7 +119,7 @@ def parse_crop(crop: str) -> tuple[int, int, int] | None:
 
 # ------------------------------------------------------------------------------------- checks
 def check_settings(config) -> None:
-    """Values that can't be are a ValueError that says what can."""
+    """Raise ValueError for impossible settings, and say which are possible."""
     # Numbers count or measure something, so none is negative. An integer is at least 1, unless its
     # default value is 0: then 0 has a meaning.
     for field in dataclasses.fields(config):
@@ -139,7 +139,7 @@ def check_settings(config) -> None:
         raise ValueError("--speech_only must be below 1 and --flow_repeats above 0, or a head "
                          "would learn nothing")
 
-    # What must divide what. Rotary positions turn pairs of channels, so every attention head has
+    # Divisibility. Rotary positions turn pairs of channels, so every attention head has
     # an even number of channels.
     divisors = {
         "attention_heads": config.kv_heads,
@@ -153,7 +153,7 @@ def check_settings(config) -> None:
         if value % divisor:
             raise ValueError(f"--{name} ({value}) must be a multiple of {divisor} here")
 
-    # What goes together.
+    # Combinations.
     if config.autoencoders not in ("small", "paper"):
         raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")
     if config.whisper and config.autoencoders != "paper":

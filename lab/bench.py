@@ -186,7 +186,7 @@ def generate(talker, config: train.Config, device: torch.device, batch: int, pat
         first = None
         steps = talker.generate(
             x["text"], x["text_mask"], x["conditions"], noise, patches, stop_hits=patches + 1,
-            steps=config.steps, guidance=guidance, temperature=config.temperature)
+            steps=config.euler_steps, guidance=guidance, temperature=config.temperature)
         for _ in steps:
             if first is None:
                 first = time.perf_counter() - start
@@ -459,7 +459,8 @@ def bench_released(path: Path, config: train.Config, device: torch.device,
         mel_len=torch.tensor([max(0, patches - 15) * config.patch]),
         audio16k=torch.zeros(1, 1, 8), speech_span=torch.tensor([[text.shape[1], 0]]),
         first_motion=batch["conditions"]["motion"][0], prefix_seconds=0.0,
-        cfm_steps=config.steps, cfm_temperature=config.temperature, cfm_cfg=2.0, amp_bf16=False)
+        cfm_steps=config.euler_steps, cfm_temperature=config.temperature, cfm_cfg=2.0,
+        amp_bf16=False)
     theirs.pretrained_speech_encoder.value = batch["latents"]["audio"][:1]
     theirs.spk.value = batch["conditions"]["audio"][:1]
 
@@ -482,7 +483,7 @@ def bench_released(path: Path, config: train.Config, device: torch.device,
     def sample_ours(kind=torch.float32) -> torch.Tensor:
         steps = talkers[kind].generate(
             text, torch.ones_like(text, dtype=torch.bool), conditions, noise, patches,
-            stop_hits=99, steps=config.steps, guidance=2.0, temperature=config.temperature)
+            stop_hits=99, steps=config.euler_steps, guidance=2.0, temperature=config.temperature)
         return torch.cat([patch["motion"] for patch, _ in steps], 1)            # (1, N P, d)
 
     samples = []
@@ -618,7 +619,7 @@ def main() -> None:
     if "sample" in parts:
         found["sample"] = bench_sample(config, device, limits, dtype, options.compile,
                                        options.plain)
-        print(f"\nsampling, {config.steps} steps\n{table(found['sample'])}")
+        print(f"\nsampling, {config.euler_steps} steps\n{table(found['sample'])}")
     if "autoencoders" in parts:
         found["autoencoders"] = bench_autoencoders(config, device)
         print(f"\nautoencoders, seconds of clip per second\n{table([found['autoencoders']])}")

@@ -13,6 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
+from heads import FlowHead, euler_times
 from model import FPS
 
 
@@ -46,24 +47,32 @@ def meta(*shape) -> torch.Tensor:
     return torch.zeros(*shape, device="meta", dtype=torch.bfloat16)
 
 
+def part_title(talker, config, name: str) -> str:
+    """The row of the table that a parameter of the Talker belongs to, by its name."""
+    titles = {"backbone": f"backbone, {config.layers} layers", "embedding": "text embedding",
+              "task": "task tags", "condition_in": "speaker embedding to the backbone",
+              "absent": "tokens of absent streams", "stop": "stop predictor",
+              "regressors": "auxiliary regression"}
+    part, _, rest = name.partition(".")
+    stream = rest.partition(".")[0]
+    if part == "encoders":
+        return f"patch encoder, {stream}"
+    if part == "heads":
+        alone = isinstance(talker.heads, torch.nn.ModuleDict) and stream in talker.heads
+        return f"flow-matching head, {stream}" if alone else "flow-matching heads, joint"
+    return titles.get(part, part)
+
+
 def parameter_rows(talker, config, others: dict) -> list[tuple[str, int]]:
     """(part, parameters) of the Talker, which add up to the row that says so, and of the rest."""
-    names = {"backbone": f"backbone, {config.layers} layers", "embedding": "text embedding",
-             "task": "task tags", "condition_in": "speaker embedding to the backbone",
-             "absent": "tokens of absent streams", "stop": "stop predictor",
-             "regressors": "auxiliary regression"}
-    rows = []
-    for name, module in talker.named_children():
-        parts = module.items() if isinstance(module, torch.nn.ModuleDict) else [("", module)]
-        if name == "regressors":
-            parts = [("", module)]
-        for stream, part in parts:
-            title = {"encoders": f"patch encoder, {stream}",
-                     "heads": f"flow-matching head, {stream}" if stream else "joint heads"}
-            rows.append((title.get(name, names.get(name, name)), count(part)))
-    rows = [(name, n) for name, n in rows if n]
-    rows.append(("**Talker**", sum(n for _, n in rows)))
-    total = rows[-1][1]
+    # Every parameter is counted under one title, so nothing is left out or counted twice.
+    parts = {}
+    for name, p in talker.named_parameters():
+        title = part_title(talker, config, name)
+        parts[title] = parts.get(title, 0) + p.numel()
+    total = count(talker)
+    rows = [*parts.items(), ("**Talker**", total)]
+
     for stage, module in others.items():
         if stage != "speaker":
             rows += [(f"{stage}: {name}", count(part)) for name, part in module.named_children()
@@ -73,40 +82,55 @@ def parameter_rows(talker, config, others: dict) -> list[tuple[str, int]]:
     return rows
 
 
+def flow_heads(talker) -> dict[str, FlowHead]:
+    """Every FlowHead of the Talker, whatever class holds it: name -> FlowHead."""
+    found = {}
+    for name, module in talker.heads.named_modules():
+        if isinstance(module, FlowHead):
+            title = f"head, {name}" if name in talker.modalities else f"joint head ({name})"
+            found[title] = module
+    return found
+
+
+def velocity(head: FlowHead, rows: int, patch: int) -> torch.Tensor:
+    """One evaluation of a head for so many patches."""
+    hidden = meta(rows, head.noisy_in.out_features)
+    x = meta(rows, patch, head.noisy_in.in_features)
+    condition = meta(rows, head.condition_in.in_features)
+    return head.velocity(x, meta(rows), hidden, x, condition)
+
+
 def sampling_operations(talker, config, positions: int) -> dict[str, float]:
     """Operations of one patch at the end of a sample, by part."""
-    P, D = config.patch, config.width
+    P = config.patch
     cache = talker.backbone.new_cache(1, positions + 1)
     for layer in cache:
         layer.length = positions
-    found = {"backbone": operations(lambda: talker.backbone(meta(1, 1, D), None, cache))}
+    token = meta(1, 1, config.width)
+    found = {"backbone": operations(lambda: talker.backbone(token, None, cache))}
+
     # One velocity per Euler step that moves, two where guidance needs both.
-    evaluations = config.steps - max(1, int(0.04 * (config.steps + 1)))
+    evaluations = len(euler_times(config.euler_steps, 1.0, True)) - 1
     rows = 1 if config.guidance == 1 else 2
+    for name, head in flow_heads(talker).items():
+        found[name] = evaluations * operations(lambda: velocity(head, rows, P))
     for name, m in talker.modalities.items():
-        x, hidden, condition = meta(rows, P, m.latent), meta(rows, D), meta(rows, m.condition)
-        if isinstance(talker.heads, torch.nn.ModuleDict):
-            velocity = talker.heads[name].velocity
-            found[f"head, {name}"] = evaluations * operations(
-                lambda: velocity(x, meta(rows), hidden, x, condition))
-        found[f"patch encoder, {name}"] = operations(
-            lambda: talker.encoders[name](meta(1, 1, P, m.latent)))
+        x = meta(1, 1, P, m.latent)
+        found[f"patch encoder, {name}"] = operations(lambda: talker.encoders[name](x))
     return found
 
 
 def training_pass(talker, config, positions: int):
     """The forward pass of one sample, as a function."""
-    P, D = config.patch, config.width
+    P = config.patch
+    rows = round(positions * config.flow_repeats)
 
     def forward():
-        loss = talker.backbone(meta(1, positions + 1, D)).sum()
-        n = round(positions * config.flow_repeats)
+        loss = talker.backbone(meta(1, positions + 1, config.width)).sum()
         for name, m in talker.modalities.items():
             loss = loss + talker.encoders[name](meta(1, positions, P, m.latent)).sum()
-            if isinstance(talker.heads, torch.nn.ModuleDict):
-                x = meta(n, P, m.latent)
-                loss = loss + talker.heads[name].velocity(
-                    x, meta(n), meta(n, D), x, meta(n, m.condition)).sum()
+        for head in flow_heads(talker).values():
+            loss = loss + velocity(head, rows, P).sum()
         return loss
 
     return forward
@@ -148,7 +172,7 @@ def describe(config, seconds=10.0) -> str:
     decoded = ", ".join(f"{name} {n / 1e9:,.1f} GFLOP" for name, n in decoding.items())
     lines += [
         "",
-        f"Sampling takes {gflop:,.1f} GFLOP per second of audio-video ({config.steps} steps, "
+        f"Sampling takes {gflop:,.1f} GFLOP per second of audio-video ({config.euler_steps} steps, "
         f"guidance {config.guidance:g}): {parts}.",
         f"Decoding takes, per second of audio-video, {decoded}.",
         f"Training takes {training / seconds / 1e9:,.1f} GFLOP per second of audio-video "
@@ -158,6 +182,9 @@ def describe(config, seconds=10.0) -> str:
         f"For training: {16 * total / 1e9:.2f} GB (fp32 weights, gradients, AdamW) and "
         f"{activations / 1e9:.2f} GB of activations per {seconds:g}-s sample in bf16, nothing "
         f"recomputed."]
+    if not flow_heads(talker):
+        lines.append(f"{type(talker.heads).__name__} holds no heads.FlowHead: its operations and "
+                     f"activations are not in these numbers.")
     return "\n".join(lines)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from heads import SeparateHeads
+from heads import FlowHead, SeparateHeads
 from model import Backbone, Modality, Talker
 from paper.autoencoders import LIAX, WhisperXVAE
 
@@ -208,9 +208,20 @@ def build_talker(state: dict[str, Tensor], delay=0, dit_heads=8, patch_heads=8, 
         condition = shape(f"{theirs}_cfm.estimator.global_cond_proj.weight")[1]
         lag = delay if name == "motion" else 0
         modalities[name] = Modality(latent, condition, delay=lag)
-    heads = SeparateHeads(
-        modalities, width, shape("speech_cfm.estimator.decoder.input_proj.weight")[0],
-        layers_of(state, "speech_cfm.estimator.decoder.blocks."), dit_heads, patch)
+
+    def head_size(theirs: str) -> tuple[int, int]:
+        """Width and layers of a head."""
+        decoder = f"{theirs}_cfm.estimator.decoder."
+        return shape(decoder + "input_proj.weight")[0], layers_of(state, decoder + "blocks.")
+
+    # Both heads have the size of the audio's, unless the weights say otherwise.
+    usual = head_size("speech")
+    heads = SeparateHeads(modalities, width, *usual, dit_heads, patch)
+    for name, m in modalities.items():
+        size = head_size(STREAMS[name])
+        if size != usual:
+            heads[name] = FlowHead(m.latent, m.condition, width, *size, dit_heads)
+
     # In generation the release adds nothing for a delayed stream that has not begun, though its
     # training encodes absence. Its weights are sampled as it samples them.
     talker = Talker(

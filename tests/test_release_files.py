@@ -17,7 +17,7 @@ import data
 import sample
 import train
 from engine.media import write_clip
-from heads import SeparateHeads
+from heads import FlowHead, SeparateHeads
 from model import Backbone, Modality, Talker
 from paper import release, weights
 from paper.autoencoders import LIAX, WhisperXVAE
@@ -147,6 +147,17 @@ def test_wrong_weights_are_named(tmp_path):
     torch.save({"state_dict": {}, "hyper_parameters": Path("x")}, tmp_path / "model.ckpt")
     with pytest.raises(ValueError, match="convert it once"):
         weights.read_weights(tmp_path, "*.ckpt")
+
+
+def test_heads_of_unequal_sizes_are_loaded():
+    state = released_talker(32, 6, 5, 7)
+    prefix = "motion_cfm.estimator."
+    state = {name: x for name, x in state.items() if not name.startswith(prefix)}
+    state |= in_their_names(FlowHead(5, 5, 32, 16, 3, 4), weights.HEAD, prefix)
+    talker = weights.build_talker(state, 0, 4, 4)
+    sizes = {name: (head.input.out_features, len(head.transformer.blocks))
+             for name, head in talker.heads.items()}
+    assert sizes == {"audio": (24, 2), "motion": (16, 3)}
 
 
 def attack(path):
@@ -288,6 +299,12 @@ def test_paper_sizes():
     assert [len(part.transformer.blocks) for part in parts] == [8, 8, 4, 4]
 
 
+def parameters(table: str) -> list[int]:
+    """The Talker's rows of a description, without their sum."""
+    rows = table.partition("| **Talker**")[0].splitlines()[2:]
+    return [int(row.split("|")[2].replace(",", "")) for row in rows]
+
+
 @pytest.mark.parametrize("preset", train.PRESETS)
 def test_every_preset_is_described(preset):
     config = train.parse_config(["--config", preset])
@@ -295,5 +312,33 @@ def test_every_preset_is_described(preset):
     with torch.device("meta"):
         total = count(train.build("talker", config))
     assert f"| **Talker** | {total:,} |" in table and "GFLOP" in table
+    assert sum(parameters(table)) == total
     assert f"{config.layers} layers" in table
     assert preset != "paper" or "440,467,456" in table
+
+
+class JointHeads(torch.nn.Module):
+    """One FlowHead for all streams, and a parameter beside it."""
+
+    def __init__(self, modalities, hidden_width, width, layers, attention_heads, patch, repeats,
+                 drop_hidden, drop_history):
+        super().__init__()
+        latent = sum(m.latent for m in modalities.values())
+        self.head = FlowHead(latent, 4, hidden_width, width, layers, attention_heads)
+        self.scale = torch.nn.Parameter(torch.ones(3))
+
+
+class HeadsOfAnotherKind(torch.nn.Module):
+    def __init__(self, modalities, **options):
+        super().__init__()
+        self.out = torch.nn.Linear(2, 3)
+
+
+@pytest.mark.parametrize("kind, says", [(JointHeads, "joint head "),
+                                        (HeadsOfAnotherKind, "holds no heads.FlowHead")])
+def test_other_heads_are_described(kind, says):
+    config = train.parse_config(["--config", "tiny", f"--heads={__name__}:{kind.__name__}"])
+    table = describe(config)
+    with torch.device("meta"):
+        total = count(train.build("talker", config))
+    assert says in table and sum(parameters(table)) == total
