@@ -558,7 +558,8 @@ class Talker(nn.Module):
             given: name -> (B, T, d) latents that are fed instead of sampled, T a multiple of P:
                 all of one stream (a face for a speech, a speech for a face), or the beginning of
                 all (continuation).
-            streams: names of the streams to generate; None for all, the leader alone for speech.
+            streams: names of the streams to generate, the leader among them; None for all, the
+                leader alone for speech. ValueError without the leader.
             stop_hits, stop_keeps, shortest, threshold: `finished` is True at a patch at which the
                 stop predictor's probability has reached the threshold `stop_hits` patches in a
                 row, not counting the first `shortest`. It is the caller who remembers it and
@@ -569,6 +570,9 @@ class Talker(nn.Module):
         """
         B, P = len(text), self.patch
         active = {n: m for n, m in self.modalities.items() if streams is None or n in streams}
+        if self.leader not in active:
+            raise ValueError(f"the leading stream, {self.leader}, is always generated: streams has "
+                             f"only {streams}")
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
 
         # Prefill: the task tag and the text fill the KV cache, which has room for all patches.

@@ -33,6 +33,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from tqdm import tqdm
 
 import data
 import train
@@ -91,6 +92,11 @@ class Models:
         return train.Frozen(self.config, self.audio, self.motion, self.speaker, self.device,
                             torch.float32)
 
+    @property
+    def streams(self) -> dict[str, train.Stream]:
+        """The modalities of this Talker: train.MODALITIES may have more."""
+        return {name: train.MODALITIES[name] for name in self.talker.modalities}
+
     # ---- references
     @torch.inference_mode()
     def voice(self, wave: np.ndarray) -> Tensor:
@@ -102,7 +108,7 @@ class Models:
     def reference(self, clip: data.Clip, voice: Tensor) -> Reference:
         """The first picture of a clip, and a voice (G,)."""
         conditions = {"audio": voice}
-        for name, stream in train.MODALITIES.items():
+        for name, stream in self.streams.items():
             if name != "audio":
                 conditions[name] = stream.condition(self.frozen, clip, None)
         return Reference(conditions, pictures_to_tensor(clip.video[:1])[0].to(self.device))
@@ -266,7 +272,7 @@ class Models:
         """
         before, after = context
         outputs = {}
-        for name, stream in train.MODALITIES.items():
+        for name, stream in self.streams.items():
             stop = len(latents[name]) - after
             if name in job.outputs:
                 per_frame = len(job.outputs[name]) // job.frames
@@ -321,7 +327,7 @@ class Models:
         """A clip through the autoencoders -> outputs: its own first picture animated by its own
         motion, its own latents decoded."""
         latents = {name: stream.encode(self.frozen, clip)
-                   for name, stream in train.MODALITIES.items()}
+                   for name, stream in self.streams.items()}
         return self.decode(Job(clip.text, self.clip_reference(clip)), latents)
 
 
@@ -424,7 +430,8 @@ def find_jobs(options, models: Models, default: Reference | None) -> list[tuple[
     """A job per line of --texts; line i takes seed + i."""
     jobs = []
     references = {}
-    for i, (name, speaker, text) in enumerate(folders.read_list(options.texts, not default)):
+    lines = folders.read_list(options.texts, not default)
+    for i, (name, speaker, text) in enumerate(tqdm(lines, desc="voices", delay=2, leave=False)):
         if not default and speaker not in references:
             references[speaker] = models.speaker_reference(int(speaker))
         jobs.append((name, Job(text, default or references[speaker], options.seed + i)))

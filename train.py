@@ -21,7 +21,10 @@ What this file does not do: models (model.py, heads.py, autoencoders.py), clips 
 generation (sample.py), the bookkeeping around the loop (engine/training.py).
 """
 import functools
+import gc
 import importlib
+import inspect
+import os
 import subprocess
 import sys
 import time
@@ -43,8 +46,8 @@ from engine import kernels
 from engine.checkpoints import finished, load_checkpoint, save_checkpoint
 from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, rank,
                               run_in_processes, world)
-from engine.settings import (check_settings, copy_frozen, open_run, parse_crop, read_run_config,
-                             read_settings)
+from engine.settings import (check_frozen, check_settings, copy_frozen, open_run, parse_crop,
+                             read_run_config, read_settings)
 from engine.training import TrainingRun
 from model import FPS, Backbone, Modality, Talker, initialise
 
@@ -330,7 +333,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
             c.size, c.motion_size, coarse=c.motion_coarse, fine=c.motion_fine)
         return model.to(memory_format=torch.channels_last)
 
-    modalities = {name: stream.modality(c) for name, stream in MODALITIES.items()}
+    modalities = modality_table(c)
     flow = head_class(c.heads)(
         modalities, hidden_width=c.width, width=c.flow_width, layers=c.flow_layers,
         attention_heads=c.flow_heads, patch=c.patch, repeats=c.flow_repeats,
@@ -344,14 +347,26 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     return talker
 
 
+def modality_table(config: Config) -> dict[str, Modality]:
+    """Name -> widths, weight and delay of each modality, as the Talker takes them."""
+    return {name: stream.modality(config) for name, stream in MODALITIES.items()}
+
+
 def head_class(name: str) -> type:
     """'SeparateHeads' -> the class of heads.py; 'module:Class' -> the class of that module."""
     module, _, attribute = name.rpartition(":")
+    wanted = "give a class of heads.py, such as SeparateHeads, or module:Class"
     try:
-        return getattr(importlib.import_module(module) if module else heads, attribute)
+        found = getattr(importlib.import_module(module) if module else heads, attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"--heads={name}: {error}; give a class of heads.py, such as "
-                         "SeparateHeads, or module:Class") from None
+        raise ValueError(f"--heads={name}: {error}; {wanted}") from None
+    # The least that a class must have to take the place of SeparateHeads.
+    needed = inspect.signature(heads.SeparateHeads).parameters
+    if not (isinstance(found, type) and hasattr(found, "loss") and hasattr(found, "sample")
+            and set(needed) <= set(inspect.signature(found).parameters)):
+        raise ValueError(f"--heads={name}: it is no class with the methods loss and sample whose "
+                         f"constructor takes {', '.join(needed)}; {wanted}")
+    return found
 
 
 def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
@@ -602,14 +617,15 @@ def train_frozen_parts(config: Config, source) -> None:
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     barrier()
     run_stages(("speaker",), config)
-    if pick_device().type == "cpu" and cores() > 1 and world() == 1:
+    missing = [stage for stage in ("audio", "motion") if not finished(out, stage)]
+    if missing and pick_device().type == "cpu" and cores() > 1 and world() == 1:
         # Small networks keep two cores busy better side by side than one after the other.
         run_in_processes([
             (plainly, run_stages, (stage,), config, cores() // 2, line)
-            for line, stage in enumerate(("audio", "motion"))])
-        print("\n\n", end="")
+            for line, stage in enumerate(missing)])
+        print("\n" * len(missing), end="")
     else:
-        run_stages(("audio", "motion"), config)
+        run_stages(tuple(missing), config)
     if rank() == 0:
         encode_latents(config, source)
     barrier()
@@ -618,7 +634,8 @@ def train_frozen_parts(config: Config, source) -> None:
 def main() -> None:
     config = parse_config(sys.argv[1:])
     # Fail early: on the meta device every model is built without memory, so impossible sizes are
-    # reported before any work.
+    # reported before any work. A module that --heads names is imported first, as it is no model.
+    head_class(config.heads)
     with torch.device("meta"):
         for stage in STAGES:
             build(stage, config)
@@ -630,6 +647,7 @@ def main() -> None:
     if rank() == 0:
         steps = {stage: load_checkpoint(out, stage)["step"] if (out / f"{stage}.pt").exists() else 0
                  for stage in STAGES}
+        check_frozen(config, modality_table(config))
         open_run(config, source.key, steps)
         copy_frozen(config)
     barrier()
@@ -638,10 +656,16 @@ def main() -> None:
     if rank() > 0:
         return
 
-    # The last stage samples. It is a program of its own, which needs nothing but the run's folder.
+    # The last stage samples. It is a program of its own, which needs nothing but the run's folder
+    # and the memory that training has used.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    home = Path(__file__).parent.resolve()
+    paths = [str(home), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, "-m", "lab.grid", "--ckpt", out.resolve(), "--out",
-         out.resolve() / "sample.mp4"], cwd=Path(__file__).parent)
+        [sys.executable, home / "lab" / "grid.py", "--ckpt", out, "--out", out / "sample.mp4"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
     if done.returncode:
         raise RuntimeError(f"{out / 'sample.mp4'} could not be made; the reason is above")
     say_what_is_next(config, source, (time.time() - start) / 60)

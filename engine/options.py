@@ -90,6 +90,11 @@ def parse_options(about: str) -> argparse.Namespace:
            "--compile is for a GPU: a CPU gains nothing by it")
     refuse(a.ckpt and a.wavlm, "--wavlm goes with --released; a run's own speaker encoder listens "
            "to a clip")
+    refuse(a.embedding and a.wavlm, "--wavlm listens to a sound: give --voice a sound or a clip "
+           "with it, or the speaker embedding without it")
+    refuse(a.ckpt and a.voice and a.voice.suffix.lower() in (".npy", ".pt"),
+           "a file with a speaker embedding goes with --released; with --ckpt give --voice a sound "
+           "or a clip")
     refuse(a.released and not a.roundtrip and not (a.embedding or a.wavlm),
            "--released needs a voice: --voice FILE with the speaker embedding (.npy or .pt), or "
            "--wavlm CHECKPOINT to take that of --ref or --voice")

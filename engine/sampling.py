@@ -409,7 +409,7 @@ def all_of(parts: nn.ModuleDict, whole: type, part: type) -> bool:
     return type(parts) is whole and all(type(p) is part for p in parts.values())
 
 
-def replace_forms(talker: nn.Module) -> None:
+def replace_modules(talker: nn.Module) -> None:
     """Give a Talker the forms of this file."""
     if all_of(talker.heads, SeparateHeads, FlowHead):
         talker.heads = FusedHeads(talker.heads, same_sizes(talker.heads.values()))
@@ -456,7 +456,7 @@ def install(talker: nn.Module, dtype: torch.dtype) -> bool:
     reason = "other values"
     tolerance = (1e-4 if dtype == torch.float32 else 0.05) * expected.abs().max().item()
     try:
-        replace_forms(fused)
+        replace_modules(fused)
         same = torch.allclose(few_patches(fused), expected, rtol=0, atol=tolerance)
     except Exception as error:                    # whatever a fork's parts do here
         same = False

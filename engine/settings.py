@@ -182,11 +182,19 @@ def adopt_frozen(config, given: set[str]) -> None:
     given: names of the fields that the command line sets. One of another value than RUN's is a
     ValueError, and so is RUN's own folder as out_dir.
     """
-    run = Path(config.from_run)
-    if run.resolve() == Path(config.out_dir).resolve():
+    run = Path(config.from_run).resolve()
+    out = Path(config.out_dir)
+    if run == out.resolve():
         raise ValueError(f"--from {run} needs another --out_dir than {config.out_dir}: the run "
                          "that it takes the frozen parts from stays as it is")
-    theirs = read_run_config(run, type(config))
+    # The same folder is the same run, however it is spelt.
+    config.from_run = str(run)
+    theirs = None
+    if (out / "config.json").exists():
+        theirs = read_run_config(out, type(config))
+    if theirs is None or theirs.from_run != config.from_run:
+        # A run that has begun knows these settings itself, and RUN may be gone.
+        theirs = read_run_config(run, type(config))
     for name in frozen_fields(config):
         value = getattr(theirs, name)
         if name in given and getattr(config, name) != value:
@@ -196,25 +204,54 @@ def adopt_frozen(config, given: set[str]) -> None:
         setattr(config, name, value)
 
 
+def missing_stages(config) -> list[str]:
+    """The frozen parts that out_dir does not hold yet."""
+    out = Path(config.out_dir)
+    return [stage for stage in FROZEN_STAGES if not (out / f"{stage}.pt").exists()]
+
+
+def check_frozen(config, modalities: dict) -> None:
+    """Before anything is written. ValueError where `--from RUN` lacks what is missing here, or
+    where the latents that the talker would learn from are not those of `modalities`, name ->
+    model.Modality."""
+    run = Path(config.from_run)
+    out = Path(config.out_dir)
+    latents = out / "latents" / "meta.json"
+    if config.from_run:
+        for stage in missing_stages(config):
+            if not finished(run, stage):
+                raise ValueError(f"{run} holds no finished {stage}.pt; `python train.py --out_dir "
+                                 f"{run} ...` makes it")
+        if not latents.exists():
+            latents = run / "latents" / "meta.json"
+            if not latents.exists():
+                raise ValueError(f"{run} holds no finished latents (no latents/meta.json); "
+                                 f"`python train.py --out_dir {run} ...` makes them")
+
+    # Latents are made once. A modality that was added or removed since then needs new ones.
+    if not latents.exists():
+        return
+    widths = {}
+    for name, modality in modalities.items():
+        widths[name] = modality.latent
+        widths[f"{name}_condition"] = modality.condition
+    found = json.loads(latents.read_text())["widths"]
+    if found != widths:
+        raise ValueError(
+            f"{latents.parent} holds latents of other modalities (widths {found}) than train.py "
+            f"has now ({widths}): delete that folder to encode the clips anew, or begin another "
+            "run")
+
+
 def copy_frozen(config) -> None:
     """With `--from RUN`: copy RUN's speaker.pt, audio.pt, motion.pt and latents into out_dir. What
-    is there already stays. ValueError where RUN lacks what is missing."""
+    is there already stays; `check_frozen` has found the rest in RUN."""
     if not config.from_run:
         return
     run = Path(config.from_run)
     out = Path(config.out_dir)
-
-    # What is missing must be finished in RUN, all of it, before the first file is copied.
-    stages = [stage for stage in FROZEN_STAGES if not (out / f"{stage}.pt").exists()]
-    for stage in stages:
-        if not finished(run, stage):
-            raise ValueError(f"{run} holds no finished {stage}.pt; `python train.py --out_dir "
-                             f"{run} ...` makes it")
-    files = [f"{stage}.pt" for stage in stages]
+    files = [f"{stage}.pt" for stage in missing_stages(config)]
     if not (out / "latents" / "meta.json").exists():
-        if not (run / "latents" / "meta.json").exists():
-            raise ValueError(f"{run} holds no finished latents (no latents/meta.json); `python "
-                             f"train.py --out_dir {run} ...` makes them")
         # meta.json is the last one: without it latents count as unfinished.
         names = {path.name for path in (run / "latents").iterdir()} - {"meta.json"}
         files += [f"latents/{name}" for name in sorted(names)]

@@ -1,11 +1,11 @@
-"""The fast forms of training compute what the plain ones do, and yield to a fork's own."""
+"""The faster classes of training compute what model.py and heads.py do, and yield to a fork's."""
 import pytest
 import torch
 
 import model
 from engine import kernels
 from heads import FlowHead
-from model import PatchEncoder, RMSNorm
+from model import Block, PatchEncoder, RMSNorm, Transformer
 from tests.helpers import error, random_batch, tiny_talker
 
 
@@ -38,14 +38,38 @@ def test_a_fork_trains_what_it_says(part, method, monkeypatch, capsys):
     """A fork edits model.py or heads.py, and knows nothing of engine/kernels.py."""
     plain = getattr(part, method)
     monkeypatch.setattr(part, method, lambda self, *given: 1.1 * plain(self, *given))
-    kernels.both_forms_agree.cache_clear()
-    try:
-        talker, _ = tiny_talker()
-        kernels.install(talker)
-        assert type(talker.heads["audio"]) is FlowHead
-        assert "plain forms" in capsys.readouterr().err
-    finally:
-        kernels.both_forms_agree.cache_clear()
+    talker, _ = tiny_talker()
+    kernels.install(talker)
+    assert type(talker.heads["audio"]) is FlowHead
+    assert "other values" in capsys.readouterr().err
+
+
+def test_an_option_that_is_off_by_default_is_not_lost(monkeypatch, capsys):
+    """A fork's option may be switched on for one head alone."""
+    plain = FlowHead.velocity
+    monkeypatch.setattr(FlowHead, "doubled", False, raising=False)
+    monkeypatch.setattr(FlowHead, "velocity", lambda self, *given: (
+        plain(self, *given) * (2 if self.doubled else 1)))
+    talker, _ = tiny_talker()
+    kernels.install(talker)
+    assert type(talker.heads["motion"]) is kernels.FastFlowHead
+    talker, _ = tiny_talker()
+    talker.heads["motion"].doubled = True
+    kernels.install(talker)
+    assert type(talker.heads["motion"]) is FlowHead
+    assert "other values" in capsys.readouterr().err
+
+
+def test_another_signature_is_named(monkeypatch, capsys):
+    plain = Block.forward
+    monkeypatch.setattr(Block, "forward", lambda self, x, tables, *rest, scale=2: (
+        scale * plain(self, x, tables, *rest)))
+    monkeypatch.setattr(Transformer, "forward", lambda self, x, *rest: self.norm(
+        self.blocks[0](x, self.positions(x, None), scale=3)))
+    talker, _ = tiny_talker()
+    kernels.install(talker)
+    assert type(talker.heads["audio"]) is FlowHead
+    assert "TypeError" in capsys.readouterr().err
 
 
 def test_a_forks_subclass_keeps_its_methods():

@@ -1,6 +1,7 @@
 """Settings: types, bounds, the frozen parts of another run, the folder (engine/settings.py)."""
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from engine import settings
 from engine.checkpoints import save_checkpoint
+from model import Modality
 from train import PRESETS, Config, parse_config
 
 
@@ -33,6 +35,10 @@ def test_a_field_of_a_fork_needs_no_change():
             settings.check_settings(config)
 
 
+TABLE = {"audio": Modality(latent=3, condition=5)}
+WIDTHS = {"audio": 3, "audio_condition": 5}
+
+
 def finished_run(out: Path, *options: str) -> Path:
     """A folder with what `--from` takes of a run."""
     config = parse_config(["--config=tiny", f"--out_dir={out}", *options])
@@ -41,7 +47,7 @@ def finished_run(out: Path, *options: str) -> Path:
         save_checkpoint(out, stage, dict(model={"x": torch.ones(2)}, done=True))
     (out / "latents").mkdir()
     (out / "latents" / "audio.f32").write_bytes(b"1234")
-    (out / "latents" / "meta.json").write_text("{}")
+    (out / "latents" / "meta.json").write_text(json.dumps(dict(widths=WIDTHS)))
     return out
 
 
@@ -62,9 +68,12 @@ def test_from_takes_frozen_parts_and_their_settings(tmp_path):
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == [
         "audio.pt", "config.json", "latents", "latents/audio.f32", "latents/meta.json",
         "motion.pt", "speaker.pt"]
-    # What is there already stays, and RUN is not read for it.
-    (run / "audio.pt").unlink()
+    # What is there already stays. RUN is not needed for it any more, nor for its settings.
+    shutil.rmtree(run)
+    settings.check_frozen(config, TABLE)
     settings.copy_frozen(config)
+    assert parse_config(again) == config
+    assert parse_config([*again, f"--from={run}/../run/"]) == config
     # Without a talker its fields are free, those of the frozen parts are not.
     settings.open_run(dataclasses.replace(config, layers=2, from_run=""), "key", {})
     with pytest.raises(ValueError, match="from_run was '', is "):
@@ -79,10 +88,18 @@ def test_from_an_unfinished_run(tmp_path, missing, message):
     run = finished_run(tmp_path / "run")
     (run / missing).unlink()
     config = parse_config(["--config=tiny", f"--from={run}", f"--out_dir={tmp_path / 'out'}"])
-    settings.open_run(config, "key", {})
     with pytest.raises(ValueError, match=message):
-        settings.copy_frozen(config)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["config.json"]
+        settings.check_frozen(config, TABLE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_latents_of_other_modalities(tmp_path):
+    run = finished_run(tmp_path / "run")
+    config = parse_config(["--config=tiny", f"--from={run}", f"--out_dir={tmp_path / 'out'}"])
+    settings.check_frozen(config, TABLE)
+    for table in (TABLE | {"gesture": Modality(12, 12)}, {"audio": Modality(3, 6)}, {}):
+        with pytest.raises(ValueError, match="latents of other modalities"):
+            settings.check_frozen(config, table)
 
 
 def test_the_config_of_an_older_run(tmp_path):

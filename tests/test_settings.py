@@ -25,7 +25,7 @@ def test_configuration_errors(argument, message):
 
 def test_heads_are_named():
     assert train.head_class("SeparateHeads") is train.head_class("heads:SeparateHeads")
-    for name in ("Separated", "nowhere:Heads"):
+    for name in ("Separated", "nowhere:Heads", "FlowHead", "TIME_BINS", "heads:euler_times"):
         with pytest.raises(ValueError, match="module:Class"):
             train.head_class(name)
 
