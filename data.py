@@ -9,9 +9,10 @@ float32 of exactly T frames. In the order in which data passes:
       -> BatchOrder, collate           which clips, and one batch of them: text ids (B, L), and
                                        for each modality latents (B, T, d)
 
-The synthetic corpus stands for a recorded one such as GRID (Cooke et al., 2006), whose grammar it
-borrows. Cartoon speakers say its sentences (lab/cartoon.py); speech and face of an utterance come
-from one articulatory trajectory, so they share their cause, and the truth is known for every frame.
+The synthetic corpus stands in for a recorded one such as GRID (Cooke et al., 2006), whose grammar
+it borrows. Cartoon speakers say its sentences (lab/cartoon.py); speech and face of an utterance
+come from one articulatory trajectory, so they share their cause, and the truth is known for every
+frame.
 
 Axis letters: B batch, T frames, S side of the pictures, L text tokens, n audio samples, d width of
 a latent. `python data.py` prints the shapes.
@@ -62,7 +63,8 @@ def check_split(split: str, splits=SPLITS) -> None:
 
 
 def stable_hash(parts) -> str:
-    """What JSON can write -> 16 hexadecimal digits, the same in every process (unlike `hash`)."""
+    """A value that JSON can write -> 16 hexadecimal digits. They are the same in every process,
+    unlike those of `hash`."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 

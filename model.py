@@ -562,9 +562,9 @@ class Talker(nn.Module):
                 leader alone for speech. ValueError without the leader.
             stop_hits, stop_keeps, shortest, threshold: `finished` is True at a patch at which the
                 stop predictor's probability has reached the threshold `stop_hits` patches in a
-                row, not counting the first `shortest`. It is the caller who remembers it and
-                leaves the loop (sample.Models.patches). With stop_keeps=False that patch is no
-                longer part of the sample, and where all samples finish at once it is not made.
+                row, not counting the first `shortest`. The caller remembers it and leaves the
+                loop (sample.Models.patches). With stop_keeps=False that patch is no longer part
+                of the sample, and where all samples finish at once it is not made.
                 (The release: stop_hits=3, stop_keeps=False, shortest=7.)
             sampling: steps, guidance, temperature, ... of FlowHead.sample.
         """

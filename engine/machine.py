@@ -1,4 +1,4 @@
-"""What this machine is good at: device, CPU cores, threads, memory allocator and dtype.
+"""Device, CPU cores, threads, memory allocator and dtype for this machine.
 
 NOTE: import it before torch. OpenMP and oneDNN read the environment variables below once, when
 torch loads them.
@@ -9,11 +9,11 @@ import os
 import sys
 import time
 
-# A thread that has nothing to do spin-waits for so many turns before it goes to sleep. At 1000
-# turns, waking it cost more than the spin-wait; without a limit it starves other processes.
+# A thread that has nothing to do spin-waits for this many iterations before it goes to sleep. At
+# 1000, waking it cost more than the spin-wait; without a limit it starves other processes.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# oneDNN makes a kernel for each size of a product. A run has more sizes than the 1024 kernels that
-# it keeps by default.
+# oneDNN makes a kernel for each shape of a product. A run has more shapes than the 1024
+# kernels that it keeps by default.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 import torch
@@ -74,7 +74,7 @@ def keep_freed_memory() -> None:
 
 
 def time_product(dtype: torch.dtype) -> float:
-    """Seconds that a matrix product of 768-cubed takes."""
+    """Seconds that a product of two 768 x 768 matrices takes."""
     x = torch.randn(768, 768).to(dtype)
     start = time.perf_counter()
     x @ x

@@ -50,10 +50,10 @@ def is_hidden_matrix(name: str, module: nn.Module, parameter: Tensor) -> bool:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised: the update is the (semi-)orthogonal matrix that is nearest to it.
+    """Muon: momentum whose update is orthogonalised, to the nearest (semi-)orthogonal matrix.
     The weight of a convolution counts as a matrix (outputs, everything else).
 
-    The matrices take turns: in each step, half of them move, by twice the rate. With this momentum
+    Each step updates every second matrix, with twice the learning rate. With this momentum
     the direction hardly changes from one step to the next, and the orthogonalisation of all
     matrices would be a quarter of a training step.
     """

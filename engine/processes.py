@@ -37,7 +37,7 @@ def world() -> int:
 
 
 def join_processes(device: torch.device) -> None:
-    """Meet the other processes."""
+    """Join the group of processes that torchrun has started, if any."""
     if world() == 1 or dist.is_initialized():
         return
     # tqdm's own lock holds a semaphore, which a process that ends at once (see `leave`) would
@@ -55,8 +55,8 @@ def leave() -> None:
     """The end of a process of a group that has nothing left to do.
 
     It ends at once, without the interpreter's own clean-up: threads of gloo may outlive the group,
-    and one that meets an interpreter on its way out aborts the process, which then counts as
-    failed."""
+    and one that still runs when the interpreter shuts down can abort the process, which then
+    counts as failed."""
     if world() == 1:
         return
     if dist.is_initialized():
@@ -74,7 +74,7 @@ def barrier() -> None:
 
 # ------------------------------------------------------------------------- starting and ending
 def plainly(function: Callable, *arguments) -> None:
-    """Call the function as the whole of a program. Its errors become one line on stderr, without a
+    """Run the function as the main program. Its errors become one line on stderr, without a
     traceback, and end this process."""
     try:
         function(*arguments)

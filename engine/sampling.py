@@ -81,9 +81,9 @@ def has_packed(module: nn.Module) -> bool:
 
 # --------------------------------------------------------------------------------------- tracing
 class Traced:
-    """A function of tensors, then numbers, without its Python, except for the first call of each
-    shape: calling an operation from Python costs a small one as much again. What else it reads
-    must stay as it is."""
+    """A function of tensors, then numbers, that keeps a torch.jit trace per shape, since calling a
+    small operation from Python costs as much as the operation. What else the function reads must
+    not change."""
 
     def __init__(self, function):
         self.function = function

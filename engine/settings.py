@@ -258,7 +258,7 @@ def copy_frozen(config) -> None:
         files.append("latents/meta.json")
         (out / "latents").mkdir(parents=True, exist_ok=True)
 
-    # Each file appears in one stroke, so that a run that is killed here copies the rest later.
+    # Each file is renamed into place, so that a run that is killed here copies the rest later.
     for name in files:
         shutil.copyfile(run / name, out / f"{name}.part")
         os.replace(out / f"{name}.part", out / name)

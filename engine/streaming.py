@@ -78,7 +78,7 @@ class StreamWriter:
         self.queues[1].put(audio.astype("<f4").tobytes())
 
     def close(self) -> None:
-        """Wait until all is written. RuntimeError with ffmpeg's own last words if it failed."""
+        """Wait until all is written. RuntimeError with the end of ffmpeg's stderr if it failed."""
         for queue in self.queues:
             queue.put(None)
         for thread in self.threads:

@@ -2,7 +2,7 @@
 
     python -m lab.bench [peak train sample autoencoders growth]
 
-    peak          matrix products at 2048-cubed, fp32 and bf16, and the pace at which memory is read
+    peak          products of 2048 x 2048 matrices, fp32 and bf16, and memory bandwidth
     train         one step (forward, backward, optimizer): samples and arithmetic per second
     sample        time to the first patch, real-time factor and memory, at batch 1, 8 and 32, with
                   and without guidance, beside the least time that arithmetic and memory allow
@@ -10,9 +10,9 @@
     growth        sampling against length, batch and width (with --plot growth.png, which needs
                   matplotlib)
 
---config=PRESET or any field of train.py as --name=value sets the sizes. --plain leaves out the fast
-forms of engine/kernels.py in `train` and of engine/sampling.py in `sample`: run with and without it
-to measure what they gain.
+--config=PRESET or any field of train.py as --name=value sets the sizes. --plain leaves out the
+faster classes of engine/kernels.py in `train` and of engine/sampling.py in `sample`: run with and
+without it to measure what they gain.
 
 --released PATH, a checkout of the released code (github.com/zhenye234/Talker-T2AV), adds its
 training step and its generation at the same sizes and with the same weights, after checking that
@@ -199,7 +199,7 @@ def least_ms(talker, run: Callable, patches: int, limits: dict[str, float]) -> f
     (nothing stays in a cache) and multiplies its rows by them. Whichever takes longer counts.
 
     NOTE: these are the calls of model.py and heads.py. engine/sampling.py makes fewer of them: it
-    computes the tokens of condition and history once per patch, and no token that nobody reads.
+    computes the tokens of condition and history once per patch, and no output that is never used.
     """
     seconds = []
 
@@ -348,8 +348,8 @@ class Given(torch.nn.Module):
 def import_released(path: Path):
     """The released modules llama4nar and speech_llm, from a checkout.
 
-    What they import for other purposes (Liger kernels, WavLM) is replaced by nothing. Latents and
-    speaker embeddings are handed in ready, which spares the released code that work.
+    What they import for other purposes (Liger kernels, WavLM) is replaced by empty modules.
+    Latents and speaker embeddings are computed beforehand.
     """
     sys.path.insert(0, str(path))
     for name in ("liger_kernel", "liger_kernel.transformers", "speaker_verification"):
@@ -572,7 +572,7 @@ def parse_options() -> tuple[argparse.Namespace, train.Config]:
     parser.add_argument("--medium", action="store_true",
                         help="the widths of `paper` with fewer layers, instead of `small`")
     parser.add_argument("--plain", action="store_true",
-                        help="parts `train` and `sample` without the fast forms of engine/")
+                        help="parts `train` and `sample` without the faster classes of engine/")
     parser.add_argument("--compile", action="store_true",
                         help="part `sample` as sample.py --compile does, on a GPU")
     parser.add_argument("--plot", type=Path, help="draw the growth here")
@@ -604,7 +604,7 @@ def main() -> None:
     else:
         name = f"CPU, {torch.get_num_threads()} threads"
     medium = ", widths of paper" if options.medium else ""
-    plain = ", plain forms" if options.plain else ""
+    plain = ", plain" if options.plain else ""
     print(f"{name}, torch {torch.__version__}, {dtype}; preset {config.config}{medium}{plain}")
 
     found = {}

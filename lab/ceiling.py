@@ -2,8 +2,8 @@
 
     python -m lab.ceiling --ckpt out/small
 
-lab/metrics.py compares mp4s, which flatters: both sides lose the same to the codec. Here the ground
-truth is the corpus itself.
+lab/metrics.py compares mp4s, whose figure is too high: both sides lose the same to the codec. Here
+the ground truth is the corpus itself.
 
 PSNR in dB at the model's own size: mean over frames of the frame's PSNR, over all frames but each
 clip's first, which is given; of the whole picture, and (synthetic clips) of the mouth box, rows 38
@@ -73,7 +73,7 @@ def main() -> None:
         found = psnr(ours, truth)
         sums = [movement(made, true) for made, true in zip(ours, truth)]
         wrong, moved = np.sum(sums, 0)
-        # Where the mouth of a real face is, nobody knows; and the box is that of 64 x 64.
+        # The mouth of a real face is at an unknown place; and the box is that of 64 x 64.
         known = config.size == 64 and not config.data
         mouth = f"{found['mouth']:.1f}" if known else ""
         print(f"| {kind}, {len(truth)} clips | {found['PSNR']:.1f} | {mouth} | "

@@ -2,7 +2,7 @@
 
     python -m lab.grid --ckpt out/small --out out/small/sample.mp4
 
-train.py starts it as a program of its own, since it needs sample.py, which stands above train.py.
+train.py starts it as a program of its own, since sample.py imports train.py.
 
 Axis letters: T frames, S side of the pictures, R rows and C columns of the grid.
 """

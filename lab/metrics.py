@@ -35,7 +35,7 @@ voice, looks  percent of clips that are nearest to the right speaker, in units o
 PSNR, mouth   dB at 64x64 over all frames but each clip's first (which may be given), of the whole
               picture and of the mouth box; round trip only. Both clips come from mp4s, which are
               not lossless: enlarged to 256 and coded at crf 14, the ground truth is 35.5 dB (mouth
-              34.6) from its original. It loses the same on both sides, so the figure flatters: a
+              34.6) from its original. It loses the same on both sides, so the figure is too high: a
               round trip of 31.7 dB in pixels reads 33.0, white noise of 30.0 reads 33.0. Compare
               such figures with each other only.
 
@@ -562,7 +562,7 @@ def mean_of(rows: list[dict]) -> dict[str, float]:
 
 def speaker_rules(fit: list[Clip], choices: list[Clip], wanted: set) -> dict[str, tuple]:
     """F's clips, those to choose from, and the speakers that will be asked for -> {column: (feature
-    of a clip, nearest rule)}. Empty where names don't say who speaks. ValueError if a wanted
+    of a clip, nearest rule)}. Empty where names have no speaker. ValueError if a wanted
     speaker is not to choose from."""
     fit = [clip for clip in fit if clip.speaker is not None]
     choices = [clip for clip in choices if clip.speaker is not None]
@@ -650,7 +650,7 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()) -> d
         notes.append("no word errors: the recogniser is held to GRID's grammar, and some texts are "
                      "not of it")
 
-    # What is fitted on F: the probes of the mouth opening, and who is who.
+    # What is fitted on F: the probes of the mouth opening, and the speakers.
     probes = fit_probes(fitted) if fit else None
     rules = speaker_rules(fitted, choices, {clip.speaker for clip in true})
     opened = [clip for clip in true if clip.opening is not None]
@@ -683,7 +683,7 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()) -> d
             rows[row][column] = 100 * np.mean(right)
         if row == "round trip":
             decibels = psnr(videos, [clip.video for clip in true])
-            # Where the mouth of a real face is, nobody knows.
+            # The mouth of a real face is at an unknown place.
             rows[row] |= decibels if opened else {"PSNR": decibels["PSNR"]}
 
     # The mean over seeds, and the controls.

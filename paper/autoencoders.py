@@ -204,7 +204,7 @@ class WhisperXVAE(AudioVAE):
     def __init__(self, sample_rate=24000, channels=64, strides=(2, 4, 10, 12), width=1280,
                  decoder_channels=1536, latent=32, bands=128, seconds=30.0, heads=20, layers=32,
                  kl=1e-2, crop=24, adversary=0):
-        # Not AudioVAE's own constructor: the parts are others.
+        # Not AudioVAE's own constructor: the parts differ.
         nn.Module.__init__(self)
         self.strides = strides
         self.samples_per_frame = math.prod(strides)
@@ -569,7 +569,7 @@ class LIAX(MotionAutoencoder):
     """
 
     def __init__(self, style=1024, channels=(1024, 512, 256, 128), directions=40, size=512):
-        # Not MotionAutoencoder's own constructor: the parts are others.
+        # Not MotionAutoencoder's own constructor: the parts differ.
         nn.Module.__init__(self)
         power_of_two = size & (size - 1) == 0
         used = channels[:max(1, size.bit_length() - 6)]       # FlowBlock has 32 groups of channels

@@ -1,4 +1,4 @@
-"""What a configuration costs, before it is built:
+"""Parameters, operations and memory of a configuration, before it is built:
 
     python -m paper.describe --config paper [--field=value ...]
 

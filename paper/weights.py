@@ -1,7 +1,7 @@
 """Released weights -> nanoTalker's modules. The tables say what goes where; tests/test_released.py
 compares what both compute.
 
-Two things are more than a rename. nanoTalker keeps query, key and value (and gate and up) in one
+Two conversions go beyond renaming. nanoTalker keeps query, key and value (and gate and up) in one
 matrix, so theirs are stacked. And the release rotates neighbouring channels (2 i, 2 i + 1) in its
 patch encoders and heads, where nanoTalker rotates (i, i + half) everywhere, so the rows of those
 queries and keys are reordered. Both leave the function as it is.

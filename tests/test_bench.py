@@ -1,4 +1,4 @@
-"""The benchmark runs, and its figures hang together. How fast things are is asserted nowhere."""
+"""The benchmark runs, and its figures are consistent. How fast things are is asserted nowhere."""
 import copy
 import json
 import sys

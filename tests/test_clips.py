@@ -1,4 +1,4 @@
-"""Clips from anywhere: each is read, or named with the reason, and the run goes on. And what a
+"""Unusual and broken files: each is read, or named with the reason, and the run goes on. And what a
 ClipStore keeps of them."""
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The documentation says what is there: quoted lines, links, and the commands' names."""
+"""The quoted lines, links and commands of the documentation exist."""
 import re
 
 import pytest

@@ -25,7 +25,7 @@ def moved(x, device):
 
 
 def tiny(device):
-    """A talker whose heads say something, and a batch for it."""
+    """A talker whose heads are not zero, and a batch for it."""
     torch.manual_seed(0)
     talker, config = tiny_talker()
     for p in talker.parameters():

@@ -102,7 +102,7 @@ def test_teacher_forced_talker(delay, source):
     text = torch.stack([F.pad(ids[:s], (longest - s, 0), value=-1)
                         for ids, s in zip(given["input_ids"], start.tolist())])
     frames = {"audio": given["audio_len"], "motion": given["motion_len"]}
-    # A patch of nothing at the end, and nothing beyond a sample's own frames.
+    # An empty patch at the end, and nothing beyond a sample's own frames.
     P = m["patch_size"]
     length = (max(int(f.max()) for f in frames.values()) // P + 2) * P
 

@@ -1,4 +1,4 @@
-"""The Talker in the form in which it is sampled on a CPU makes what the plain one does."""
+"""engine/sampling.py's Talker samples what model.py's does."""
 import copy
 import dataclasses
 
