@@ -524,6 +524,10 @@ class MotionAutoencoder(nn.Module):
         """The poses of a clip (T, K) -> its motion (T, K)."""
         return self.standardize_change(poses - poses[:1])
 
+    def pose_after(self, start: Tensor, motion: Tensor) -> Tensor:
+        """The pose (K,) at the end of a motion (T, K) that begins at the pose `start` (K,)."""
+        return start + self.standardize_change.inverse(motion[-1])
+
     def encode(self, pictures: Tensor) -> Tensor:
         """A clip (T, 3, S, S) -> its motion (T, K)."""
         return self.relative(self.pose(pictures))
@@ -536,13 +540,17 @@ class MotionAutoencoder(nn.Module):
         self.standardize_change.fit_statistics(torch.cat([x - x[:1] for x in poses]))
 
     # ---- decoder
-    def decode(self, source: Tensor, motion: Tensor) -> Tensor:
-        """Source pictures (B, 3, S, S) and motions (B, T, K), taken to begin at their poses ->
-        (B, T, 3, S, S)."""
+    def decode(self, source: Tensor, motion: Tensor, start: Tensor | None = None) -> Tensor:
+        """Source pictures (B, 3, S, S) and motions (B, T, K) -> (B, T, 3, S, S).
+
+        start: the poses (B, K) at which the motions begin, those of the sources by default."""
         features, code = self.encode_source(source)
-        own = self.magnitudes(code).float()[:, None]                          # (B, 1, K)
+        if start is None:
+            begin = self.magnitudes(code).float()                             # (B, K)
+        else:
+            begin = self.standardize.inverse(start)
         change = self.standardize_change.inverse(motion) * self.standardize.deviation
-        return self.render(source, features, code, own + change)
+        return self.render(source, features, code, begin[:, None] + change)
 
     def render(self, source: Tensor, features: list[Tensor], code: Tensor,
                magnitudes: Tensor) -> Tensor:

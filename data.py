@@ -9,10 +9,9 @@ float32 of exactly T frames. In the order in which data passes:
       -> BatchOrder, collate           which clips, and one batch of them: text ids (B, L), and
                                        for each modality latents (B, T, d)
 
-The synthetic corpus stands in for a recorded one such as GRID (Cooke et al., 2006), whose grammar
-it borrows. Cartoon speakers say its sentences (lab/cartoon.py); speech and face of an utterance
-come from one articulatory trajectory, so they share their cause, and the truth is known for every
-frame.
+The synthetic corpus stands in for a recorded one. Cartoon speakers (lab/cartoon.py) say sentences
+of random English words (english/sentences.py); speech and face of an utterance come from one
+articulatory trajectory, so they share their cause, and the truth is known for every frame.
 
 Axis letters: B batch, T frames, S side of the pictures, L text tokens, n audio samples, d width of
 a latent. `python data.py` prints the shapes.
@@ -23,7 +22,7 @@ import tempfile
 import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +30,10 @@ from torch import Tensor
 
 from engine.media import (BrokenClip, digest, fit_length, kept, parallel, read_audio,
                           read_transcript, read_video, write_json)
-from lab.cartoon import (CONTROL_RATE, GRAMMAR, VERSION, articulate, make_speaker, move_face,
-                         render, synthesize)
+from english.sentences import KINDS
+from english.text import SYMBOLS, encode_phones, read, write_phones
+from lab.cartoon import (CONTROL_RATE, VERSION, articulate, make_speaker, move_face, render,
+                         synthesize)
 from model import FPS
 
 SPLITS = ("train", "dev", "test")
@@ -69,13 +70,13 @@ def stable_hash(parts) -> str:
 
 
 # ----------------------------------------------------------------------------------------- text
-TEXT_VOCAB = ("<pad>", "<unknown>", *" abcdefghijklmnopqrstuvwxyz0123456789'.,?!-:;")
+CHARACTERS = ("<pad>", "<unknown>", *" abcdefghijklmnopqrstuvwxyz0123456789'.,?!-:;")
 
 
-def encode_text(text: str) -> list[int]:
+def encode_characters(text: str) -> list[int]:
     """Text -> ids, one per character, none of them 0 (padding).
 
-    Accents are folded, case and repeated spaces dropped; what else is not in TEXT_VOCAB becomes 1.
+    Accents are folded, case and repeated spaces dropped; what else is not in CHARACTERS becomes 1.
     ValueError if no letter or digit is left."""
     # NFKD takes accents off their letters. A few typeset marks it leaves as they are.
     plain = text.translate(str.maketrans("’‘–—", "''--"))
@@ -83,11 +84,32 @@ def encode_text(text: str) -> list[int]:
     folded = "".join(mark for mark in marks if not unicodedata.combining(mark))
     spaced = " ".join(folded.split())
 
-    ids = [TEXT_VOCAB.index(mark) if mark in TEXT_VOCAB else 1 for mark in spaced]
-    if not any(TEXT_VOCAB[i].isalnum() for i in ids):
+    ids = [CHARACTERS.index(mark) if mark in CHARACTERS else 1 for mark in spaced]
+    if not any(CHARACTERS[i].isalnum() for i in ids):
         raise ValueError(
             f"the text {text[:40]!r} has no letter a-z and no digit, so there is nothing to say")
     return ids
+
+
+def write_characters(symbols: list[str]) -> str:
+    return "".join(symbol for symbol in symbols if len(symbol) == 1).strip()
+
+
+class Alphabet(NamedTuple):
+    """What a text is made of for the models: the symbol of each id, text -> ids, and symbols ->
+    a text that gives them."""
+
+    symbols: tuple[str, ...]
+    encode: Callable
+    write: Callable
+
+
+# Spelling is not learned from a few thousand sentences: with characters in place of phones a
+# listener errs on two words of three, with phones on one of fourteen.
+ALPHABETS = {
+    "phones": Alphabet(SYMBOLS, encode_phones, write_phones),
+    "characters": Alphabet(CHARACTERS, encode_characters, write_characters),
+}
 
 
 def pad_text(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
@@ -101,32 +123,18 @@ def pad_text(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 # ------------------------------------------------------------------------- the synthetic corpus
-def split_of_sentence(text: str) -> str:
-    """The split of a sentence, by a hash of the sentence itself: 5 % test, 5 % dev. Whatever the
-    seed of a corpus, no test sentence is in a training set."""
-    percent = int(stable_hash(text), 16) % 100
-    return "test" if percent < 5 else "dev" if percent < 10 else "train"
-
-
-def draw_sentence(rng: np.random.Generator, split: str) -> str:
-    """A random sentence of a split: draw until one belongs to it."""
-    while True:
-        text = " ".join(words[rng.integers(len(words))] for words in GRAMMAR)
-        if split_of_sentence(text) == split:
-            return text
-
-
 class SyntheticCorpus:
-    """Sentences of GRID's grammar, spoken by cartoon speakers. Clip i is made when it is asked for,
-    and depends on seed, split, i and speakers alone.
+    """Random sentences, spoken by cartoon speakers. Clip i is made when it is asked for, and
+    depends on seed, split, i, speakers and sentences alone.
 
     Args:
-        split: train, dev or test. No sentence is in two of them.
+        split: train, dev or test. Some words are in the sentences of one of them only.
         n: number of clips.
         speakers: their numbers; by default 0 to 255 for train, 0 to 31 for dev and test. Those of
             UNSEEN, from 256 on, are never in the default of train.
         size: side of the pictures in pixels.
         sample_rate: in Hz, a multiple of 200 from 16000 on.
+        sentences: open, of one to twelve words of the lexicon, or grid, of GRID's grammar.
 
     Raises ValueError for arguments out of these ranges.
     """
@@ -134,8 +142,10 @@ class SyntheticCorpus:
     UNSEEN = range(256, 288)
 
     def __init__(self, split="train", n=1000, speakers: Iterable[int] | None = None, seed=0,
-                 size=64, sample_rate=16000):
+                 size=64, sample_rate=16000, sentences="open"):
         check_split(split)
+        if sentences not in KINDS:
+            raise ValueError(f"the sentences are one of {', '.join(KINDS)}, not {sentences!r}")
         speakers = list(self.SPEAKERS[split] if speakers is None else speakers)
         if not speakers or min(speakers) < 0:
             raise ValueError(
@@ -159,8 +169,10 @@ class SyntheticCorpus:
         self.seed = seed
         self.size = size
         self.sample_rate = sample_rate
+        self.draw_sentence = KINDS[sentences]
         # The key says what the clips depend on (not n: more clips begin with the same ones).
-        self.key = stable_hash(["synthetic", VERSION, split, speakers, seed, size, sample_rate])
+        self.key = stable_hash(
+            ["synthetic", VERSION, split, speakers, seed, size, sample_rate, sentences])
 
     def __len__(self) -> int:
         return self.n
@@ -170,7 +182,7 @@ class SyntheticCorpus:
         if not 0 <= index < self.n:
             raise IndexError(f"clip {index} of a corpus of {self.n}")
         rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
-        return draw_sentence(rng, self.split)
+        return self.draw_sentence(rng, self.split)
 
     def __getitem__(self, index: int) -> Clip:
         text = self.text(index)
@@ -186,16 +198,20 @@ class SyntheticCorpus:
         clips = []
         for number in numbers:
             rng = np.random.default_rng([VERSION, speaker, number])
-            text = draw_sentence(rng, "train")
+            text = self.draw_sentence(rng, "train")
             entropy = [VERSION, speaker, number + 1]
             clips.append(self._make(f"reference_s{speaker:03d}", text, speaker, entropy))
         return clips
+
+    def say(self, text: str, speaker: int, name="clip", seed=0) -> Clip:
+        """Any text, by any speaker. ValueError for a text with nothing to say."""
+        return self._make(name, text, speaker, [VERSION, speaker, seed, 0])
 
     def _make(self, name: str, text: str, number: int, entropy: list[int]) -> Clip:
         rng = np.random.default_rng(entropy)
         speaker = make_speaker(number)
         # One trajectory of the articulators moves the face and makes the sound.
-        trajectory = articulate(text, speaker, rng)
+        trajectory = articulate(read(text).symbols, speaker, rng)
         controls = move_face(trajectory, rng)
         audio = synthesize(trajectory, speaker, self.sample_rate, rng)
         video = render(controls, speaker, self.size)
@@ -224,13 +240,14 @@ class ClipFolder:
         split: train, dev or test, see `split_paths`; "all" takes all clips.
         size: side of the pictures in pixels. sample_rate: in Hz.
         crop: (x, y, side) in pixels of the files; None is the largest square in the centre.
+        encode: text -> ids, which raises ValueError for a text that can't be said.
 
     Raises ValueError if no clip is found. Asking for a clip that can't be used raises BrokenClip.
     """
     ENDINGS = (".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm")
 
     def __init__(self, root: Path | str, split="train", size=64, sample_rate=16000,
-                 crop: tuple | None = None):
+                 crop: tuple | None = None, encode: Callable = encode_characters):
         check_split(split, (*SPLITS, "all"))
         if size < 16 or sample_rate < 8000 or sample_rate % (4 * FPS):
             raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS}; "
@@ -242,6 +259,7 @@ class ClipFolder:
         self.size = size
         self.sample_rate = sample_rate
         self.crop = crop
+        self.encode = encode
         if not self.root.is_dir():
             raise ValueError(f"{root}: there is no such folder of clips")
         found = [path for path in self.root.rglob("*")
@@ -260,7 +278,7 @@ class ClipFolder:
         path = self.paths[index]
         try:
             text = read_transcript(path)
-            encode_text(text)                           # raises ValueError if there is no word
+            self.encode(text)                           # raises ValueError if there is no word
         except FileNotFoundError:
             raise BrokenClip(
                 path, "no text beside it (same name, ending in .txt or .align)") from None
@@ -470,7 +488,7 @@ class LatentSet:
         write_json(folder / "meta.json",
                    dict(texts=texts, frames=frames, widths=widths, sequences=sequences))
 
-    def __init__(self, folder: Path | str, encode: Callable = encode_text):
+    def __init__(self, folder: Path | str, encode: Callable = encode_phones):
         """encode: text -> ids."""
         if not (Path(folder) / "meta.json").is_file():
             raise ValueError(
@@ -595,7 +613,7 @@ def demonstrate() -> None:
               f"  video {clip.video.shape} {clip.video.dtype}, "
               f"audio {clip.audio.shape} {clip.audio.dtype}\n"
               f"  tracks {clip.tracks['jaw'].shape}: {', '.join(clip.tracks)}\n"
-              f"  text ids {encode_text(clip.text)}")
+              f"  text ids {encode_phones(clip.text)}")
 
         def encoded(clip: Clip) -> dict:
             frames = len(clip.video)

@@ -305,12 +305,12 @@ class PatchEncoder(nn.Module):
         self.cls = nn.Parameter(torch.randn(width))
         self.transformer = Transformer(width, layers, attention_heads)
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
-        """Latents x (B, N, P, d) -> tokens (B, N, D). present (B, N, P) bool: False where the
+    def forward(self, x: Tensor, has_frame: Tensor | None = None) -> Tensor:
+        """Latents x (B, N, P, d) -> tokens (B, N, D). has_frame (B, N, P) bool: False where the
         stream has no frame; such a frame is a zero after the projection, as in the release."""
         x = self.project(x)                                                   # (B, N, P, D)
-        if present is not None:
-            x = x * present[..., None]
+        if has_frame is not None:
+            x = x * has_frame[..., None]
         return self.pool(x)
 
     def pool(self, x: Tensor) -> Tensor:
@@ -356,7 +356,7 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=F
         labels (B, positions): 1 at the last patch, IGNORE for the 0.3 s before it, 0 earlier,
             IGNORE outside. Samples that were cut, by the data or by `positions`, have no 1.
         zeros (): the mean number of zeros in the samples that have a 1. The loss weighs its ones
-            by 0.3 times that.
+            by 0.3 times that (a weight, which has nothing to do with the 0.3 s).
     """
     column = torch.arange(positions, device=start.device)[None]               # (1, positions)
     start, end = start[:, None], (start + length)[:, None]                    # (B, 1)
@@ -379,8 +379,8 @@ class Talker(nn.Module):
     """Text and patches in; the loss, or new patches, out. A patch here is one of every stream.
 
     Args:
-        modalities: name -> Modality. The leading one stands first (audio): its length decides
-            where a sample stops, and speech-only samples have no other.
+        modalities: name -> Modality. The leading one stands first (audio): every sample has it,
+            its condition goes into the task tag, and speech-only samples have no other.
         heads: any module with `loss(inputs, generator)` and `sample(inputs, noise, ...)` over
             dictionaries name -> HeadInput. heads.py has one FlowHead each; an ablation may pass
             a joint one.
@@ -471,6 +471,7 @@ class Talker(nn.Module):
         B, P = len(text), self.patch
         everywhere = torch.ones(B, dtype=torch.bool, device=text.device)
         present = {name: everywhere for name in self.modalities} | (present or {})
+        # A Talker of one stream has no speech-only samples: nothing is missing in any.
         speech_only = ~torch.stack([present[n] for n in self.modalities if n != self.leader] or
                                    [everywhere]).any(0)                       # (B,)
 

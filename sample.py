@@ -14,8 +14,9 @@ others are sampled:
 
 --stream writes while it generates, --n 8 makes eight samples, --texts FILE a folder of clips.
 
-The way of a sample: Job -> Models.patches (ids, conditions and noise; Talker.generate) -> latents
--> Models.decode -> outputs, name -> array: audio (n,), motion (T, S, S, 3) -> mp4.
+The way of a sample: Job -> Models.pieces, a Job per sentence -> Models.patches (ids, conditions and
+noise; Talker.generate) -> latents -> Models.decode -> outputs, name -> array: audio (n,), motion
+(T, S, S, 3) -> mp4.
 
 Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S picture side,
 d latent width, G condition width, n audio samples.
@@ -44,11 +45,18 @@ from engine.options import parse_options
 from engine.processes import plainly
 from engine.settings import parse_crop
 from engine.streaming import write_stream
+from english.text import read, split_text
 from model import FPS
 
 CUT = "did not stop by itself and was cut: the text is unlike what the model learned"
 EMPTY = ("the sample stopped before its first patch: the text is unlike what the model learned, "
          "or its stop rule is too eager")
+
+
+# A text is spoken in pieces of at most so many symbols: the longest sentences of training.
+PIECE = 80
+QWEN_PIECE = 300                    # of a model that learned from clips of up to 30 s
+SEED_STEP = 1_000_003               # from the seed of a piece to that of the next
 
 
 @dataclass
@@ -149,14 +157,15 @@ class Models:
     @torch.inference_mode()
     def transcribe(self, wave: np.ndarray) -> str:
         """The text that the audio autoencoder's CTC head reads in a waveform (n,): the likeliest
-        character of each 20 ms, repetitions and blanks removed."""
+        symbol of each 20 ms, repetitions and blanks removed. Phones are written in braces."""
         if not hasattr(self.audio, "ctc_head"):
             raise ValueError("this audio autoencoder can't read: say with --text what is spoken")
         padding = -len(wave) % self.audio.samples_per_frame
         wave = F.pad(torch.from_numpy(wave), (0, padding)).to(self.device)
-        scores = self.audio.ctc_head(self.audio.semantics(wave[None]))[0]     # (2 T, characters)
+        scores = self.audio.ctc_head(self.audio.semantics(wave[None]))[0]     # (2 T, symbols)
         ids = scores.argmax(-1).unique_consecutive().tolist()
-        text = "".join(data.TEXT_VOCAB[i] for i in ids if i > 1).strip()
+        alphabet = self.config.alphabet
+        text = alphabet.write([alphabet.symbols[i] for i in ids if i > 0])
         if not any(mark.isalnum() for mark in text):
             raise ValueError("no word was understood in this speech: say with --text what is "
                              "spoken")
@@ -239,9 +248,48 @@ class Models:
             if stopped.all():
                 return
 
+    def pieces(self, job: Job) -> list[Job]:
+        """A text of any length -> jobs of a sentence or a clause each, as long as those that the
+        model learned from. Where a stream is given, the text stays whole."""
+        if job.given:
+            return [job]
+        longest = QWEN_PIECE if self.config.tokens == "qwen" else PIECE
+        texts = split_text(job.text, longest)
+        return [replace(job, text=text, seed=job.seed + SEED_STEP * number)
+                for number, text in enumerate(texts)]
+
+    def follow(self, job: Job, before: Job, latents: dict[str, Tensor]) -> Job:
+        """`job` as it goes on from the end of `before`, whose latents are name -> (T, d): with the
+        same voice and face, from the last pose."""
+        reference = before.reference
+        conditions = {name: stream.carry(self.frozen, reference.conditions[name], latents[name])
+                      for name, stream in self.streams.items()}
+        return replace(job, reference=replace(reference, conditions=conditions))
+
     def generate(self, jobs: list[Job], **settings) -> tuple[list[dict], list[bool]]:
         """A batch of jobs -> the outputs of each, name -> array, and whether each stopped by
-        itself. settings: see `patches`."""
+        itself. Texts of several sentences are spoken one after the other. settings: see
+        `patches`."""
+        pieces = [self.pieces(job) for job in jobs]
+        outputs = [[] for _ in jobs]
+        ended = [True] * len(jobs)
+        for number in range(max(len(row) for row in pieces)):
+            # The same sentence of every job that has so many, as one batch.
+            active = [i for i, row in enumerate(pieces) if len(row) > number]
+            batch = [pieces[i][number] for i in active]
+            made, stopped = self.latents(batch, **settings)
+            for i, job, latents, end in zip(active, batch, made, stopped):
+                outputs[i].append(self.decode(job, latents))
+                ended[i] = ended[i] and end
+                if number + 1 < len(pieces[i]):
+                    pieces[i][number + 1] = self.follow(pieces[i][number + 1], job, latents)
+        joined = [{name: np.concatenate([piece[name] for piece in row]) for name in row[0]}
+                  for row in outputs]
+        return joined, ended
+
+    def latents(self, jobs: list[Job], **settings) -> tuple[list[dict], list[bool]]:
+        """A batch of jobs, of a piece each -> the latents of each, name -> (T, d), and whether
+        each stopped by itself."""
         made = {name: [] for name in self.talker.modalities}
         counts = torch.zeros(len(jobs), dtype=torch.long, device=self.device)
         for patch, alive, stopped in self.patches(jobs, **settings):
@@ -256,11 +304,11 @@ class Models:
             # The patch that says stop was not made, so it was not reported either.
             stopped = stopped | (patches < self.limits(jobs[0])[1])
 
-        outputs = []
+        found = []
         for i, job in enumerate(jobs):
             length = job.frames or max(1, int(counts[i])) * self.config.patch
-            outputs.append(self.decode(job, {name: x[i, :length] for name, x in latents.items()}))
-        return outputs, [bool(job.frames) or end for job, end in zip(jobs, stopped.tolist())]
+            found.append({name: x[i, :length] for name, x in latents.items()})
+        return found, [bool(job.frames) or end for job, end in zip(jobs, stopped.tolist())]
 
     @torch.inference_mode()
     def decode(self, job: Job, latents: dict[str, Tensor], start=0, context=(0, 0)) -> dict:
@@ -289,8 +337,17 @@ class Models:
         return outputs
 
     def stream(self, job: Job, ahead=4, **settings):
-        """A Python generator over pieces of one sample, outputs as `generate` returns them, as they
-        come.
+        """A Python generator over parts of one sample, outputs as `generate` returns them, as they
+        come: sentence by sentence, see `stream_piece`."""
+        following = self.pieces(job)
+        while following:
+            piece = following.pop(0)
+            latents = yield from self.stream_piece(piece, ahead, **settings)
+            if following and len(latents["audio"]):
+                following[0] = self.follow(following[0], piece, latents)
+
+    def stream_piece(self, job: Job, ahead: int, **settings):
+        """`stream` of one sentence. Returns its latents, name -> (T, d).
 
         An audio sample depends on `reach` frames on either side. All of the past is used, and as
         soon as `ahead` frames of the future are there a piece is decoded: exactly if that is
@@ -321,6 +378,7 @@ class Models:
             yield piece(made)
         if made and not (job.frames or stopped):
             print(f"the sample {CUT}", file=sys.stderr)
+        return latents
 
     @torch.inference_mode()
     def roundtrip(self, clip: data.Clip) -> dict:
@@ -463,6 +521,12 @@ def main() -> None:
         jobs = find_jobs(options, models, reference)
         folders.write_samples(models, jobs, options.out, **settings)
         return print(f"{options.out}: next: python -m lab.metrics --help")
+
+    # Words that the lexicon lacks are read by rules, which may be wrong: say which.
+    if options.text and c.tokens == "phones":
+        if guessed := read(options.text).guessed:
+            print(f"read by the rules of spelling: {', '.join(guessed)}; to say it otherwise, "
+                  "write phones in braces, such as {HH AH L OW}", file=sys.stderr)
 
     # One sample, or several of the same text.
     if reference is None:

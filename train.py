@@ -10,7 +10,7 @@ The stages, each with a checkpoint in the run's folder (out/small by default):
     motion    MotionAutoencoder        } of their own                         motion.pt
     latents   every clip of the corpus, encoded once                          latents/
     talker    Talker and its flow-matching heads (arXiv 2604.23586, 3.5)      talker.pt
-    sample    six sentences of the test split by unseen speakers              sample.mp4
+    sample    six sentences by unseen speakers                                sample.mp4
 
 All models train by the one loop in `train_model`. log.jsonl gets a line per logged step. A killed
 run resumes exactly where its checkpoints stand, by the same command (engine/training.py says how).
@@ -53,6 +53,9 @@ from model import FPS, Backbone, Modality, Talker, initialise
 
 
 # -------------------------------------------------------------------------------- configuration
+QWEN_VOCABULARY = 151936
+
+
 @dataclass
 class Config:
     """Every setting, with the values of `small`. Each is an option, --name=value."""
@@ -65,6 +68,8 @@ class Config:
     # ---- The frozen parts: corpus, speaker encoder and autoencoders.
     data: str = ""                  # a folder of real clips; empty: the synthetic corpus
     crop: str = ""                  # x,y,size in pixels of real clips; empty: the centre square
+    sentences: str = "open"         # of the synthetic corpus: open, or grid (GRID's 51 words)
+    tokens: str = "phones"          # what a text becomes: phones, characters, or qwen (Qwen3's)
     size: int = 64                  # side of the square pictures, pixels
     sample_rate: int = 16000
     clips: int = 3500               # sentences that the talker learns from
@@ -97,7 +102,6 @@ class Config:
 
     # ---- The talker. Everything from here on may differ between talkers on the same latents.
     patch: int = 4                  # frames
-    vocabulary: int = 47            # data.TEXT_VOCAB (47), or another tokenizer's (Qwen3: 151936)
     start: str = ""                 # first weights: Qwen3 (a folder or a name) or a run's folder
     width: int = 192
     layers: int = 4
@@ -108,7 +112,7 @@ class Config:
     patch_layers: int = 1
     patch_heads: int = 3
     condition_backbone: bool = True     # the speaker embedding conditions the backbone too
-    heads: str = "SeparateHeads"    # a class of heads.py, or module:Class
+    heads: str = "SeparateHeads"    # the flow-matching heads: a class of heads.py, or module:Class
     flow_width: int = 128
     flow_layers: int = 3
     flow_heads: int = 2
@@ -124,7 +128,7 @@ class Config:
     talker_steps: int = 1200
     talker_batch: int = 32
 
-    # ---- Optimisation.
+    # ---- Optimisation, of every model that is trained.
     learning_rate: float = 2e-3     # of AdamW
     muon_rate: float = 0.02         # of Muon, on hidden matrices; 0: AdamW everywhere
     weight_decay: float = 0.01
@@ -145,6 +149,16 @@ class Config:
     stop_shortest: int = 0          # patches in which nothing counts as a stop
 
     @property
+    def vocabulary(self) -> int:
+        """The number of text ids."""
+        return QWEN_VOCABULARY if self.tokens == "qwen" else len(self.alphabet.symbols)
+
+    @property
+    def alphabet(self) -> "data.Alphabet":
+        """What the audio autoencoder's CTC loss reads, and the Talker but for Qwen's tokens."""
+        return data.ALPHABETS.get(self.tokens, data.ALPHABETS["characters"])
+
+    @property
     def voice_size(self) -> int:
         """Width of the audio head's condition."""
         return self.speaker_size + 2 * self.voice_statistics * self.audio_latent
@@ -163,12 +177,13 @@ PRESETS = {
         log_every=1, euler_steps=3, stop_hits=2),
     # Real clips: GRID, or a folder of one's own.
     "grid": dict(
-        size=96, clips=100000, audio_steps=2500, speaker_steps=200, motion_size=40,
-        motion_coarse=128, motion_fine=96, motion_steps=5000, talker_steps=1300, jitter=3,
-        stop_hits=3),
+        size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
+        motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, talker_steps=1300,
+        jitter=3, stop_hits=3),
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
-        size=512, sample_rate=24000, vocabulary=151936, autoencoders="paper", clips=1000000,
+        size=512, sample_rate=24000, tokens="qwen", autoencoders="paper",
+        clips=1000000,
         audio_width=1280, audio_layers=32, audio_heads=20, audio_bands=128, audio_slow=1536,
         audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
         voice_statistics=False, condition_backbone=False, motion_size=40, motion_coarse=1024,
@@ -220,6 +235,7 @@ class Stream:
     decode(frozen, reference, latents (T, d)) -> array, its first axis a multiple of T long.
     receptive_field(frozen): frames at either side that decoding a frame depends on.
     vary(config, condition, latents, draw in [0, 1)) -> the condition as one training step sees it.
+    carry(frozen, condition, latents) -> the condition of the sample that follows upon this one.
     """
 
     modality: Callable
@@ -228,6 +244,7 @@ class Stream:
     decode: Callable
     receptive_field: Callable = lambda frozen: 0
     vary: Callable | None = None
+    carry: Callable = lambda frozen, condition, latents: condition
 
 
 def waveform(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
@@ -289,8 +306,14 @@ def first_pose(frozen: Frozen, clip: data.Clip, latents=None) -> torch.Tensor:
 
 
 def decode_motion(frozen: Frozen, reference, latents: torch.Tensor) -> np.ndarray:
-    pictures = frozen.motion.decode(reference.face[None], latents[None])[0]   # (T, 3, S, S)
-    return tensor_to_pictures(pictures)
+    start = reference.conditions["motion"]
+    pictures = frozen.motion.decode(reference.face[None], latents[None], start[None])[0]
+    return tensor_to_pictures(pictures)                                       # (T, S, S, 3)
+
+
+def last_pose(frozen: Frozen, condition: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+    """Where the next sentence begins: at the pose in which this one ends."""
+    return frozen.motion.pose_after(condition, latents)                       # (K,)
 
 
 # The table of modalities. The leading one stands first (see model.Talker); a further entry is a
@@ -302,7 +325,7 @@ MODALITIES = {
         receptive_field=lambda frozen: frozen.audio.decoder.reach, vary=statistics_of_a_half),
     "motion": Stream(
         modality=lambda c: Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay),
-        encode=encode_motion, condition=first_pose, decode=decode_motion),
+        encode=encode_motion, condition=first_pose, decode=decode_motion, carry=last_pose),
 }
 
 
@@ -324,7 +347,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     if stage == "audio":
         return AudioVAE(
             c.sample_rate, c.audio_width, c.audio_latent, c.audio_bands, c.audio_layers,
-            c.audio_heads, slow=c.audio_slow, fast=c.audio_fast, vocabulary=len(data.TEXT_VOCAB),
+            c.audio_heads, slow=c.audio_slow, fast=c.audio_fast, vocabulary=len(c.alphabet.symbols),
             kl=c.audio_kl, speaker_size=c.speaker_size)
     if stage == "speaker":
         return SpeakerEncoder(c.sample_rate, c.speaker_size, c.audio_width)
@@ -360,12 +383,15 @@ def head_class(name: str) -> type:
         found = getattr(importlib.import_module(module) if module else heads, attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--heads={name}: {error}; {wanted}") from None
-    # The least that a class must have to take the place of SeparateHeads.
+    # Its constructor must take what that of SeparateHeads takes.
     needed = inspect.signature(heads.SeparateHeads).parameters
-    if not (isinstance(found, type) and hasattr(found, "loss") and hasattr(found, "sample")
-            and set(needed) <= set(inspect.signature(found).parameters)):
-        raise ValueError(f"--heads={name}: it is no class with the methods loss and sample whose "
-                         f"constructor takes {', '.join(needed)}; {wanted}")
+    if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
+        raise ValueError(f"--heads={name}: it is no class of modules; {wanted}")
+    try:
+        inspect.signature(found).bind(**needed)
+    except TypeError as error:
+        raise ValueError(f"--heads={name}: its constructor must take {', '.join(needed)} "
+                         f"({error}); {wanted}") from None
     return found
 
 
@@ -418,9 +444,11 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     """The source of clips: a folder of real ones, or the synthetic corpus."""
     if config.data:
         return data.ClipFolder(
-            config.data, split, config.size, config.sample_rate, parse_crop(config.crop))
+            config.data, split, config.size, config.sample_rate, parse_crop(config.crop),
+            config.alphabet.encode)
     return data.SyntheticCorpus(
-        split, n or config.clips, speakers, config.seed, config.size, config.sample_rate)
+        split, n or config.clips, speakers, config.seed, config.size, config.sample_rate,
+        config.sentences)
 
 
 def padded_audio(clips: list, samples_per_frame: int) -> dict[str, torch.Tensor]:
@@ -443,7 +471,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
 
     def spoken(indices, generator) -> dict:
         """Sounds with their texts, which the CTC loss reads, and their speaker embeddings."""
-        text, _ = data.pad_text([data.encode_text(store[i].text) for i in indices])
+        text, _ = data.pad_text([config.alphabet.encode(store[i].text) for i in indices])
         return sounds(indices, generator) | dict(text=text, speaker=speakers[indices])
 
     def pictures(indices, generator) -> dict:
@@ -535,9 +563,9 @@ def encode_latents(config: Config, source) -> None:
 
 # --------------------------------------------------------------------------------------- talker
 def text_reader(config: Config) -> Callable:
-    """What turns a text into ids: characters, or with another vocabulary Qwen3's tokens."""
-    if config.vocabulary == len(data.TEXT_VOCAB):
-        return data.encode_text
+    """What turns a text into ids: phones or characters, or Qwen3's tokens."""
+    if config.tokens != "qwen":
+        return config.alphabet.encode
     from paper.qwen import find_tokenizer, qwen_ids
     folder = find_tokenizer(config.start) or "Qwen/Qwen3-0.6B"
     return functools.partial(qwen_ids, folder=folder)
@@ -673,8 +701,8 @@ def main() -> None:
 
 def say_what_is_next(config: Config, source, minutes: float) -> None:
     out = Path(config.out_dir)
-    text, who = "bin blue at f two now", "--speaker 3"
-    what = "six sentences of the test split by unseen speakers"
+    text, who = "Hello world, this is nano talker.", "--speaker 3"
+    what = "six sentences by unseen speakers"
     if config.data:
         clips = corpus(config, "all")
         first = next(i for i in range(len(clips))

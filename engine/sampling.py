@@ -282,11 +282,11 @@ class FusedEncoder(nn.Module):
         if TRACES and not any(map(has_packed, encoders)):
             self.pool = Traced(self.pool_plainly)
 
-    def forward(self, x: Tensor, present: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, has_frame: Tensor | None = None) -> Tensor:
         """As PatchEncoder.forward, on rows of one encoder after the other's: x (K B, N, P, d)."""
         x = self.project(x)
-        if present is not None:
-            x = x * present[..., None]
+        if has_frame is not None:
+            x = x * has_frame[..., None]
         return self.pool(x)
 
     def pool_plainly(self, x: Tensor) -> Tensor:

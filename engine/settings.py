@@ -153,6 +153,12 @@ def check_settings(config) -> None:
         if value % divisor:
             raise ValueError(f"--{name} ({value}) must be a multiple of {divisor} here")
 
+    # Names.
+    if config.tokens not in ("phones", "characters", "qwen"):
+        raise ValueError(f"--tokens is phones, characters or qwen, not '{config.tokens}'")
+    if config.sentences not in ("open", "grid"):
+        raise ValueError(f"--sentences is open or grid, not '{config.sentences}'")
+
     # Combinations.
     if config.autoencoders not in ("small", "paper"):
         raise ValueError(f"--autoencoders is small or paper, not '{config.autoencoders}'")

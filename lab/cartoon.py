@@ -13,106 +13,109 @@ for every frame. Pure numpy, vectorised: a clip takes some 35 ms.
 Axis letters: T video frames, n audio samples, S side of the picture.
 """
 import colorsys
+from dataclasses import dataclass
 
 import numpy as np
 
+from english.sentences import FUNCTION_WORDS
+from english.text import lexicon
 from model import FPS
 
-VERSION = 1             # raise it whenever the clips change: cached clips and latents are made anew
+VERSION = 2             # raise it whenever the clips change: cached clips and latents are made anew
+SHORTEST_CLIP = 600     # ms
 CONTROL_RATE = 200      # values of an articulatory track per second: 8 per video frame
 
 
 # ---------------------------------------------------------------------------- words and phones
-# The grammar of the GRID corpus, which leaves out the letter w: 64,000 sentences of six words.
-GRAMMAR = [words.split() for words in (
-    "bin lay place set",                                        # command
-    "blue green red white",                                     # colour
-    "at by in with",                                            # preposition
-    "a b c d e f g h i j k l m n o p q r s t u v x y z",        # letter
-    "zero one two three four five six seven eight nine",        # digit
-    "again now please soon")]                                   # adverb
+# Function words hold a sentence together; they are spoken fast and without an accent. They are
+# known by their phones alone, so "two" passes for "to".
+UNSTRESSED = {lexicon()[word] for word in FUNCTION_WORDS}
 
-# The pronunciation of each word, in ARPAbet.
-PRONUNCIATIONS = """
-bin B IH N; lay L EY; place P L EY S; set S EH T; blue B L UW; green G R IY N; red R EH D;
-white W AY T; at AE T; by B AY; in IH N; with W IH DH; a EY; b B IY; c S IY; d D IY; e IY;
-f EH F; g JH IY; h EY CH; i AY; j JH EY; k K EY; l EH L; m EH M; n EH N; o OW; p P IY; q K Y UW;
-r AA R; s EH S; t T IY; u Y UW; v V IY; x EH K S; y W AY; z Z IY; zero Z IH R OW; one W AH N;
-two T UW; three TH R IY; four F AO R; five F AY V; six S IH K S; seven S EH V AH N; eight EY T;
-nine N AY N; again AH G EH N; now N AW; please P L IY Z; soon S UW N"""
-
-LEXICON = {}            # word -> its phones
-for entry in PRONUNCIATIONS.split(";"):
-    word, *phones = entry.split()
-    LEXICON[word] = phones
+# Lengths of the pauses at the marks within a text, shortest and longest in 100 ms, and what the
+# pitch does on the last syllable before each, in semitones.
+PAUSES = {",": (1.2, 3.0), ".": (3.0, 6.0), "?": (3.0, 6.0)}
+FINALS = {",": 0, ".": -4, "?": 5}
 
 # A phone is a sequence of one or more segments, a row of the tables each:
 #
 #   duration in ms; three formants in Hz; strengths of voicing, aspiration and frication; centre and
-#   width of the frication's spectrum in Hz; nasality; opening of the jaw (1 wide open); width of
-#   the lips (-1 rounded, 1 spread) and their closure. A dominance says how firmly a segment keeps
-#   its formants, or its lips, against its neighbours (coarticulation).
+#   width of the frication's spectrum in Hz; nasality, and the centre in Hz of the dip that it
+#   makes in the spectrum; opening of the jaw (1 wide open); width of the lips (-1 rounded,
+#   1 spread) and their closure; tongue, how far its tip shows between or behind the teeth; teeth,
+#   how far they are closed and bared. A dominance says how firmly a segment keeps its formants, or
+#   its lips, against its neighbours (coarticulation).
 COLUMNS = ("duration formant1 formant2 formant3 formant_dominance voicing aspiration frication "
-           "frication_centre frication_width nasality jaw width closure lip_dominance").split()
+           "frication_centre frication_width nasality dip jaw width closure lip_dominance tongue "
+           "teeth").split()
 
 # Vowels differ in duration, formants, jaw and width alone; VOWEL_SOURCE holds what they share.
+# AX is the AH of an unstressed syllable.
 # phone  ms   F1    F2    F3   jaw  width
 VOWELS = """
-  IY    140  280  2290  3010  0.25    0.9
-  IH    110  400  1990  2600  0.35    0.5
-  EH    130  560  1840  2500   0.6    0.4
-  AE    130  690  1700  2450  0.85    0.5
-  AA    140  740  1120  2500     1    0.1
-  AO    140  570   860  2450   0.7   -0.6
-  AH    100  630  1200  2450   0.6    0.1
-  UW    140  310   980  2250  0.25     -1
-  EY     80  500  1850  2500   0.5    0.5
-  EY     80  310  2200  2850  0.25    0.8
-  AY     90  750  1200  2500     1    0.2
-  AY     80  350  2100  2700   0.3    0.7
-  AW     90  750  1300  2500     1    0.1
-  AW     80  400   900  2300   0.3   -0.8
-  OW     90  540  1000  2400   0.6   -0.5
-  OW     80  380   820  2350   0.3     -1
+  IY    100  290  2280  2950  0.25    0.9
+  IH     75  410  2000  2600  0.35    0.5
+  EH     90  560  1820  2550   0.6    0.4
+  AE    120  670  1730  2450  0.85    0.5
+  AA    120  740  1150  2500     1    0.1
+  AO    115  600   900  2450   0.7   -0.6
+  AH     80  630  1200  2450   0.6    0.1
+  AX     55  500  1400  2450   0.4    0.1
+  UH     75  450  1050  2300  0.35   -0.5
+  UW    100  320  1050  2250  0.25     -1
+  ER    100  480  1320  1650  0.35   -0.4
+  EY     60  480  1950  2600   0.5    0.5
+  EY     60  330  2220  2850  0.25    0.8
+  AY     75  740  1250  2500     1    0.2
+  AY     65  400  2050  2650   0.3    0.7
+  AW     75  740  1300  2500     1    0.1
+  AW     65  430   950  2350   0.3   -0.8
+  OW     65  530  1050  2400   0.6   -0.5
+  OW     55  400   870  2350   0.3     -1
+  OY     75  560   850  2400   0.6   -0.7
+  OY     65  380  2000  2600   0.3    0.6
 """
 
-VOWEL_SOURCE = [1, 1, 0, 0, 3000, 2000, 0]      # formant_dominance to nasality
-VOWEL_LIPS = [0, 1]                             # closure and lip_dominance
+VOWEL_SOURCE = [1, 1, 0, 0, 3000, 2000, 0, 1500]        # formant_dominance to dip
+VOWEL_LIPS = [0, 1, 0, 0]                       # closure to teeth
 
-# phone  ms   F1    F2    F3   dom  voic  aspir  fric  centre  width  nasal   jaw  width  clos  dom
+# phone ms  F1   F2   F3  dom voic  asp fric centre wide nas  dip  jaw width clos dom tong teeth
 CONSONANTS = """
-  SIL   100  500  1500  2500  0.05     0      0     0    3000   2000      0  0.05      0   0.9  0.6
-  W      60  300   640  2200   1.5   0.6      0     0    3000   2000      0  0.15     -1   0.1    2
-  Y      60  270  2300  3050   1.5   0.6      0     0    3000   2000      0   0.2    0.7     0    1
-  R      70  340  1150  1500   1.5   0.6      0     0    3000   2000      0  0.25   -0.5     0    1
-  L      70  350  1000  2700   1.5   0.6      0     0    3000   2000      0   0.4    0.1     0  0.5
-  M      90  260   900  2100   1.5  0.35      0     0    3000   2000      1  0.15      0     1    4
-  N      90  270  1700  2600   1.5  0.35      0     0    3000   2000      1  0.25    0.2     0  0.5
-  B      50  220   700  2150     2   0.1      0     0     700    600      0  0.15      0     1    4
-  B      12  300   900  2250     1   0.3      0   0.4     700    700      0   0.2      0   0.4    1
-  D      50  220  1800  2750   1.5   0.1      0     0    4200   1200      0  0.25    0.2     0  0.5
-  D      14  300  1800  2700     1   0.3      0   0.5    4200   1200      0  0.25    0.2     0  0.3
-  G      55  220  2050  2300   1.5   0.1      0     0    2100    600      0   0.3    0.1     0  0.3
-  G      26  300  2050  2350   1.5  0.25      0   0.8    2100    600      0   0.3    0.1     0  0.3
-  P      65  220   700  2150     2     0      0     0     700    600      0  0.15      0     1    4
-  P      14  350   900  2250     1     0    0.3   0.5     800    800      0   0.2      0   0.4    1
-  P      40  450  1300  2400   0.1     0    0.6     0     800    800      0   0.3      0     0  0.2
-  T      65  220  1800  2750     1     0      0     0    4500   1300      0  0.25    0.2     0  0.5
-  T      20  350  1800  2700     1     0    0.2   0.9    4500   1300      0  0.25    0.2     0  0.3
-  T      45  400  1800  2600   0.1     0    0.4  0.35    4500   1500      0   0.3    0.2     0  0.2
-  K      65  220  2000  2400     1     0      0     0    2100    600      0   0.3    0.1     0  0.3
-  K      24  350  2000  2400     1     0    0.2   0.9    2100    600      0   0.3    0.1     0  0.3
-  K      40  400  1800  2500   0.1     0    0.6     0    2100    600      0   0.3    0.1     0  0.2
-  F     120  300  1100  2200     1     0   0.03  0.25    6000   4000      0   0.2    0.1  0.75    3
-  V      75  280  1100  2200     1  0.45      0   0.1    6000   4000      0   0.2    0.1  0.75    3
-  TH    100  300  1400  2600     1     0   0.03  0.14    6500   3500      0   0.3    0.2     0  0.7
-  DH     60  280  1400  2600     1   0.5      0  0.08    6500   3500      0   0.3    0.2     0  0.7
-  S     120  300  1750  2700     1     0      0   0.8    6000   1300      0  0.15    0.4     0    1
-  Z      90  270  1750  2700     1  0.35      0   0.5    6000   1300      0  0.15    0.4     0    1
-  CH     60  250  1900  2600     1     0      0     0    3300   1000      0  0.15   -0.3     0    1
-  CH     85  300  1900  2600     1     0    0.1   0.8    3300   1000      0   0.2   -0.4     0    1
-  JH     50  230  1900  2600     1   0.1      0     0    3300   1000      0  0.15   -0.3     0    1
-  JH     55  280  1900  2600     1  0.35      0   0.6    3300   1000      0   0.2   -0.4     0    1
+  SIL  100 500 1500 2500 0.05    0    0    0   3000 2000   0 1500 0.05     0  0.9 0.6    0     0
+  HH    60 500 1500 2500 0.05    0  0.6    0   3000 2000   0 1500  0.4     0    0 0.1    0     0
+  W     60 300  640 2200  1.5  0.6    0    0   3000 2000   0 1500 0.15    -1  0.1   2    0     0
+  Y     50 270 2300 3050  1.5  0.6    0    0   3000 2000   0 1500  0.2   0.7    0   1    0     0
+  R     60 340 1150 1500  1.5  0.6    0    0   3000 2000   0 1500 0.25  -0.5    0   1    0     0
+  L     60 350 1000 2700  1.5  0.6    0    0   3000 2000   0 1500  0.4   0.1    0 0.5  0.7     0
+  M     70 260  900 2100  1.5 0.35    0    0   3000 2000   1  800 0.15     0    1   4    0     0
+  N     60 270 1700 2600  1.5 0.35    0    0   3000 2000   1 1700 0.25   0.2    0 0.5  0.5     0
+  NG    75 270 2100 2600  1.5 0.35    0    0   3000 2000   1 3000  0.3   0.1    0 0.3    0     0
+  B     50 220  700 2150    2  0.1    0    0    700  600   0 1500 0.15     0    1   4    0     0
+  B     12 300  900 2250    1  0.3    0  0.4    700  700   0 1500  0.2     0  0.4   1    0     0
+  D     42 220 1800 2750  1.5  0.1    0    0   4200 1200   0 1500 0.25   0.2    0 0.5  0.5     0
+  D     14 300 1800 2700    1  0.3    0  0.5   4200 1200   0 1500 0.25   0.2    0 0.3  0.5     0
+  G     45 220 2050 2300  1.5  0.1    0    0   2100  600   0 1500  0.3   0.1    0 0.3    0     0
+  G     24 300 2050 2350  1.5 0.25    0  0.8   2100  600   0 1500  0.3   0.1    0 0.3    0     0
+  P     55 220  700 2150    2    0    0    0    700  600   0 1500 0.15     0    1   4    0     0
+  P     14 350  900 2250    1    0  0.3  0.5    800  800   0 1500  0.2     0  0.4   1    0     0
+  P     30 450 1300 2400  0.1    0  0.6    0    800  800   0 1500  0.3     0    0 0.2    0     0
+  T     45 220 1800 2750    1    0    0    0   4500 1300   0 1500 0.25   0.2    0 0.5  0.5     0
+  T     15 350 1800 2700    1    0  0.2  0.9   4500 1300   0 1500 0.25   0.2    0 0.3  0.5     0
+  T     30 400 1800 2600  0.1    0  0.4 0.35   4500 1500   0 1500  0.3   0.2    0 0.2  0.3     0
+  K     50 220 2000 2400    1    0    0    0   2100  600   0 1500  0.3   0.1    0 0.3    0     0
+  K     20 350 2000 2400    1    0  0.2  0.9   2100  600   0 1500  0.3   0.1    0 0.3    0     0
+  K     30 400 1800 2500  0.1    0  0.6    0   2100  600   0 1500  0.3   0.1    0 0.2    0     0
+  F    100 300 1100 2200    1    0 0.03 0.25   6000 4000   0 1500  0.2   0.1 0.75   3    0   0.6
+  V     60 280 1100 2200    1 0.45    0  0.1   6000 4000   0 1500  0.2   0.1 0.75   3    0   0.6
+  TH    85 300 1400 2600    1    0 0.03 0.14   6500 3500   0 1500  0.3   0.2    0 0.7    1     0
+  DH    40 280 1400 2600    1  0.5    0 0.08   6500 3500   0 1500  0.3   0.2    0 0.7    1     0
+  S    100 300 1750 2700    1    0    0  0.8   6000 1300   0 1500 0.15   0.4    0   1    0     1
+  Z     75 270 1750 2700    1 0.35    0  0.5   6000 1300   0 1500 0.15   0.4    0   1    0     1
+  SH   105 300 1900 2600    1    0  0.1  0.8   3300 1000   0 1500  0.2  -0.4    0   1    0     1
+  ZH    75 280 1900 2600    1 0.35    0  0.6   3300 1000   0 1500  0.2  -0.4    0   1    0     1
+  CH    50 250 1900 2600    1    0    0    0   3300 1000   0 1500 0.15  -0.3    0   1  0.3     1
+  CH    70 300 1900 2600    1    0  0.1  0.8   3300 1000   0 1500  0.2  -0.4    0   1    0     1
+  JH    45 230 1900 2600    1  0.1    0    0   3300 1000   0 1500 0.15  -0.3    0   1  0.3     1
+  JH    50 280 1900 2600    1 0.35    0  0.6   3300 1000   0 1500  0.2  -0.4    0   1    0     1
 """
 
 PHONES = {}             # phone -> its segments, each a list of numbers in the order of COLUMNS
@@ -121,14 +124,16 @@ for entry in VOWELS.strip().splitlines():
     row = [float(value) for value in row]
     row = row[:4] + VOWEL_SOURCE + row[4:] + VOWEL_LIPS
     PHONES.setdefault(phone, []).append(row)
+IS_VOWEL = set(PHONES)
 for entry in CONSONANTS.strip().splitlines():
     phone, *row = entry.split()
     PHONES.setdefault(phone, []).append([float(value) for value in row])
 
 # Each track glides from segment to segment: the standard deviation in ms of the Gaussian that
 # smooths it. Lips and jaw are heavier than the tongue, so they move more slowly.
-SMOOTHING = dict(formant1=18, formant2=22, formant3=22, voicing=7, aspiration=7, frication=4,
-                 frication_centre=6, frication_width=6, nasality=8, jaw=38, width=42, closure=24)
+SMOOTHING = dict(formant1=20, formant2=24, formant3=24, voicing=8, aspiration=7, frication=4,
+                 frication_centre=6, frication_width=6, nasality=8, dip=8, jaw=38, width=42,
+                 closure=24, tongue=24, teeth=24)
 
 
 # ------------------------------------------------------------------------------------ speakers
@@ -192,28 +197,123 @@ def drift(rng, seconds: np.ndarray, frequencies: tuple) -> np.ndarray:
                for frequency in frequencies)
 
 
-def articulate(text: str, speaker: dict, rng) -> dict[str, np.ndarray]:
-    """A sentence -> its tracks, each (8 T,) float32 at 200 Hz for a whole number T of frames:
-    those of SMOOTHING, and pitch in Hz."""
-    # The phones, and by how much each is stretched. A single letter is spoken slowly, the last
-    # word a little so. A silence of stretch 1 lasts 100 ms.
-    spoken = [("SIL", rng.uniform(0.6, 2.0))]
-    for position, word in enumerate(text.split()):
-        emphasis = 1.25 if len(word) == 1 else 1.15 if position == 5 else 1
-        stretch = speaker["rate"] * rng.uniform(0.93, 1.07) * emphasis
-        spoken += [(phone, stretch) for phone in LEXICON[word]]
-        if position in (2, 3):                          # small pauses set the letter apart
-            spoken.append(("SIL", rng.uniform(0.1, 0.5)))
-    spoken.append(("SIL", rng.uniform(0.8, 2.4)))
+@dataclass
+class Spoken:
+    """A phone, or a silence, of an utterance."""
+    phone: str
+    stretch: float          # of the durations in the tables; a silence of stretch 1 lasts 100 ms
+    loudness: float = 1
+    accent: float = 0       # height in semitones of the pitch's bump on it
+    ending: str = ""        # the mark (PAUSES) of the phrase whose last syllable it belongs to
+
+
+def read_words(symbols: list[str]) -> list[tuple[list[str], str]]:
+    """Phones and marks -> words, as (phones, the mark that follows: " ", or one of PAUSES)."""
+    words = []
+    phones = []
+    for symbol in [*symbols, " "]:
+        if symbol in PHONES:
+            phones.append(symbol)
+            continue
+        if phones:
+            words.append((phones, symbol))
+        elif words and symbol != " ":                   # the last mark is the one that counts
+            words[-1] = (words[-1][0], symbol)
+        phones = []
+    if words and words[-1][1] not in PAUSES:
+        words[-1] = (words[-1][0], ".")
+    return words
+
+
+def stressed_vowel(phones: list[str]) -> int:
+    """The place of the vowel that carries the accent of a word, -1 without vowels."""
+    vowels = [place for place, phone in enumerate(phones) if phone in IS_VOWEL]
+    strong = [place for place in vowels if phones[place] not in ("AH", "IH", "ER")]
+    return (strong or vowels or [-1])[0]
+
+
+def speak_word(phones: list[str], mark: str, stretch: float, rng) -> list[Spoken]:
+    """A word with its durations, loudness and accent."""
+    accent = rng.uniform(2, 3)                          # drawn always, for the order of the draws
+    stressed = stressed_vowel(phones)
+    content = tuple(phones) not in UNSTRESSED
+    last_vowel = max([place for place, phone in enumerate(phones) if phone in IS_VOWEL], default=0)
+
+    spoken = []
+    for place, phone in enumerate(phones):
+        item = Spoken(phone, stretch)
+        if content and place == stressed:
+            item = Spoken(phone, stretch * 1.15, 1.1, accent)
+        elif phone == "AH" and (not content or phones[stressed] != "AH"):
+            item = Spoken("AX", stretch, 0.85)
+        elif phone in IS_VOWEL:
+            item = Spoken(phone, stretch * 0.9, 0.9)
+        if not content:
+            item.stretch *= 0.8
+        if mark in PAUSES and place >= last_vowel:      # a phrase's last syllable is long
+            item.stretch *= 1.3
+            item.ending = mark
+        spoken.append(item)
+    return spoken
+
+
+def speak(symbols: list[str], speaker: dict, rng) -> list[Spoken]:
+    """All phones and silences of an utterance."""
+    words = read_words(symbols)
+    rate = speaker["rate"] * rng.uniform(0.85, 1.2)
+    spoken = [Spoken("SIL", rng.uniform(0.6, 2.0))]
+    for phones, mark in words:
+        spoken += speak_word(phones, mark, rate * rng.uniform(0.95, 1.05), rng)
+        hesitates, pause = rng.uniform(size=2)
+        if mark in PAUSES:
+            shortest, longest = PAUSES[mark]
+            spoken.append(Spoken("SIL", shortest + (longest - shortest) * pause))
+        elif hesitates < 0.15:
+            spoken.append(Spoken("SIL", 0.6 * pause))
+    spoken[-1] = Spoken("SIL", rng.uniform(0.8, 2.4))   # the last pause ends the clip
+    return spoken
+
+
+def intone(spoken: list[Spoken], ends: np.ndarray, steps: int, rng) -> np.ndarray:
+    """The melody (8 T,) in octaves above the speaker's pitch. ends: of the phones, in ms."""
+    times = (np.arange(steps) + 0.5) * 1000 / CONTROL_RATE
+    octaves = 0.025 * drift(rng, times / 1000, (0.3, 0.7, 1.3))
+    liveliness = rng.uniform(0.7, 1.3)
+    starts = np.concatenate([[0], ends[:-1]])
+    phrase = 0                                          # where the phrase began, in ms
+
+    for position, item in enumerate(spoken):
+        middle = (starts[position] + ends[position]) / 2
+        if item.accent:
+            bump = np.exp(-0.5 * ((times - middle) / 80) ** 2)
+            octaves += liveliness * item.accent / 12 * bump
+        if item.phone == "SIL" and spoken[position - 1].ending:
+            mark = spoken[position - 1].ending
+            last = next(place for place, other in enumerate(spoken) if other.ending
+                        and starts[place] >= phrase)
+            inside = (times >= phrase) & (times < ends[position])
+            along = np.clip((times - phrase) / (starts[position] - phrase), 0, 1)
+            octaves[inside] += liveliness * (0.1 - 0.25 * along[inside])
+            final = np.clip((times - starts[last]) / (starts[position] - starts[last]), 0, 1)
+            octaves[inside] += FINALS[mark] / 12 * final[inside]
+            phrase = ends[position]
+    return octaves
+
+
+def articulate(symbols: list[str], speaker: dict, rng) -> dict[str, np.ndarray]:
+    """ARPAbet phones and marks -> tracks, each (8 T,) float32 at 200 Hz for a whole number T of
+    frames: those of SMOOTHING, and pitch in Hz. The marks: " " between words, "," for a short
+    pause, "." for a long one, "?" for the end of a question."""
+    spoken = speak(symbols, speaker, rng)
 
     # The phones become segments, and the segments have their places in time, in ms.
-    segments = []
-    stretches = []
-    for phone, stretch in spoken:
-        segments += PHONES[phone]
-        stretches += [stretch] * len(PHONES[phone])
-    segments = np.array(segments)                       # (segments, columns)
-    ends = np.cumsum(segments[:, 0] * np.array(stretches))
+    counts = [len(PHONES[item.phone]) for item in spoken]
+    segments = np.concatenate([PHONES[item.phone] for item in spoken])      # (segments, columns)
+    stretches = np.repeat([item.stretch for item in spoken], counts)
+    loudness = np.repeat([item.loudness for item in spoken], counts)
+    segments[:, COLUMNS.index("voicing")] *= loudness
+    ends = np.cumsum(segments[:, 0] * stretches)
+    ends[-1] = max(ends[-1], SHORTEST_CLIP)             # more silence after a short word
     steps = int(np.ceil(ends[-1] / 1000 * FPS)) * CONTROL_RATE // FPS
 
     # What is articulated at each step: piecewise constant.
@@ -232,10 +332,8 @@ def articulate(text: str, speaker: dict, rng) -> dict[str, np.ndarray]:
         weighted = smooth(held[name] * dominance, milliseconds)
         tracks[name] = weighted / smooth(dominance, milliseconds)
 
-    # The pitch falls along the sentence, by 0.3 octaves, with some life in it.
-    seconds = np.arange(steps) / CONTROL_RATE
-    octaves = 0.12 - 0.3 * seconds / seconds[-1] + 0.025 * drift(rng, seconds, (0.3, 0.7, 1.3))
-    tracks["pitch"] = speaker["pitch"] * 2 ** octaves
+    octaves = intone(spoken, ends[np.cumsum(counts) - 1], steps, rng)
+    tracks["pitch"] = speaker["pitch"] * 2 ** smooth(octaves, 15)
     return {name: track.astype(np.float32) for name, track in tracks.items()}
 
 
@@ -275,11 +373,10 @@ def synthesize(tracks: dict, speaker: dict, sample_rate: int, rng) -> np.ndarray
     pulses[start] = (1 - late) * np.sqrt(120 / pitch[start])
     pulses[start - 1] += late * np.sqrt(120 / pitch[start])
 
-    # The source: the voice, and noise for aspiration.
+    # The voice, with a little breath in it.
     noise = rng.standard_normal(samples, dtype=np.float32)
-    voicing = tracks["voicing"]
-    aspiration = 0.8 * tracks["aspiration"] + speaker["breathiness"] * voicing
-    source = spectra(25 * per_sample(voicing) * pulses + 1.2 * per_sample(aspiration) * noise)
+    breath = 1.2 * speaker["breathiness"] * noise
+    source = spectra(per_sample(tracks["voicing"]) * (25 * pulses + breath))
 
     # The tracks at the centre of each window, (rows, 1).
     at = np.minimum(2 * np.arange(rows), steps - 1)
@@ -299,10 +396,17 @@ def synthesize(tracks: dict, speaker: dict, sample_rate: int, rng) -> np.ndarray
     # The filters: the glottal pulse with the higher formants, which are fixed; a dip in the
     # spectrum of nasals; and a resonance for each of the three formants that move.
     glottis = (1j * hertz / 100) / (1 + 1j * hertz / (110 * speaker["brightness"])) ** 2
-    for frequency, bandwidth in ((3500, 200), (4500, 250), (5500, 350), (6500, 450), (7500, 600)):
+    hiss = 0.16 * (1j * hertz / 500) / (1 + 1j * hertz / 500)
+    for frequency, bandwidth in ((3500, 280), (4500, 350), (5500, 490), (6500, 630), (7500, 840)):
         glottis = glottis * resonance(tract * frequency, bandwidth)
+        hiss = hiss * resonance(tract * frequency, bandwidth)
+    hiss = hiss.astype(np.complex64)
     source *= glottis.astype(np.complex64)
-    source *= 1 - 0.85 * nasality * np.exp(-((hertz - 900) / 350) ** 2)
+
+    # Aspiration is noise from the glottis, with more treble than the voice. Few windows have it.
+    some = np.flatnonzero(now["aspiration"][:, 0] > 1e-3)
+    source[some] += spectra(per_sample(tracks["aspiration"]) * noise)[some] * hiss
+    source *= 1 - 0.9 * nasality * np.exp(-((hertz - now["dip"]) / 350) ** 2)
     for name, narrow, nasal in (("formant1", 60, 80), ("formant2", 90, 100), ("formant3", 130, 60)):
         source *= resonance(tract * now[name], narrow + nasal * nasality)
 
@@ -320,7 +424,7 @@ def synthesize(tracks: dict, speaker: dict, sample_rate: int, rng) -> np.ndarray
     speech = speech.ravel()[hop:hop + samples]          # window 0 is centred on sample 0
 
     # All clips are equally loud, with a little noise in the silences.
-    speech = speech * (0.08 / np.sqrt(np.mean(speech ** 2))) + 0.0005 * noise
+    speech = speech * (0.08 / np.sqrt(np.mean(speech ** 2))) + 0.0008 * noise
     return np.clip(speech, -1, 1)
 
 
@@ -333,6 +437,8 @@ def move_face(tracks: dict, rng) -> dict[str, np.ndarray]:
     | opening     | of the mouth, 0 shut to 1 wide open                                         |
     | jaw         | opening of the jaw, also behind closed lips                                 |
     | width       | of the lips, -1 rounded to 1 spread                                         |
+    | tongue      | 0 hidden to 1 its tip between the teeth                                     |
+    | teeth       | 0 as the opening shows them to 1 closed and bared                           |
     | blink       | 0 eyes open to 1 shut                                                       |
     | right, down | place of the head, in half sides of the picture                             |
     | tilt        | of the head, radians, clockwise                                             |
@@ -355,6 +461,8 @@ def move_face(tracks: dict, rng) -> dict[str, np.ndarray]:
         opening=jaw * (1 - closure),
         jaw=jaw,
         width=per_frame(tracks["width"]),
+        tongue=np.clip(per_frame(tracks["tongue"]), 0, 1),
+        teeth=np.clip(per_frame(tracks["teeth"]), 0, 1),
         blink=np.exp(-((seconds[:, None] - blinks) / 0.06) ** 2).max(1),
         right=0.018 * drift(rng, seconds, (0.2, 0.5)),
         down=0.01 * drift(rng, seconds, (0.25, 0.6)) + 0.015 * emphasis,
@@ -531,8 +639,11 @@ def paint_mouth(canvas: Canvas, speaker: dict) -> None:
     inside = lips * canvas.ellipse(x, y, 0.88 * width, half + np.float32(0.006))
     canvas.paint(inside, (0.22, 0.05, 0.07), where)
 
-    shown = np.clip(4 * face["opening"], 0, 1)
-    canvas.paint(inside * canvas.soft(-y - 0.45 * half) * shown, (0.95, 0.95, 0.92), where)
-    tongue = canvas.ellipse(x, y - 0.9 * half, 0.6 * width, 0.55 * half + np.float32(0.01))
-    shown = np.clip(3 * face["opening"] - 0.6, 0, 1)
+    # The upper teeth, or both rows where they are closed.
+    shown = np.clip(4 * face["opening"], 0, 1) * canvas.soft(-y - 0.45 * half)
+    canvas.paint(inside * np.maximum(shown, face["teeth"]), (0.95, 0.95, 0.92), where)
+    # The tongue lies low, and its tip rises to the teeth.
+    height = 0.9 * half * (1 - face["tongue"])
+    tongue = canvas.ellipse(x, y - height, 0.6 * width, 0.55 * half + np.float32(0.01))
+    shown = np.maximum(np.clip(3 * face["opening"] - 0.6, 0, 1), face["tongue"])
     canvas.paint(inside * tongue * shown, (0.75, 0.35, 0.38), where)

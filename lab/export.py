@@ -1,12 +1,14 @@
 """Write synthetic clips to watch, with the ground truth beside each:
 
     python -m lab.export --out truth --n 100 --split test
+    python -m lab.export --out truth --lines english/everyday.txt
 
 NAME.mp4 is the clip, NAME.txt its sentence, NAME.npy the true opening of its mouth, (T,) float32.
 texts.tsv has one line per clip: name, speaker and text, separated by tabs.
 """
 import argparse
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,41 @@ import data
 from engine.media import parallel, write_clip
 
 
-def export_clip(folder: Path, corpus: data.SyntheticCorpus, index: int) -> str:
+class Lines:
+    """The lines of a file as clips of a corpus, whose speakers take turns."""
+
+    def __init__(self, corpus: data.SyntheticCorpus, path: Path):
+        self.corpus = corpus
+        self.sample_rate = corpus.sample_rate
+        self.lines = path.read_text(encoding="utf-8").splitlines()
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> data.Clip:
+        speaker = self.corpus.speakers[index % len(self.corpus.speakers)]
+        name = f"line_{index:05d}_s{speaker:03d}"
+        return self.corpus.say(self.lines[index], speaker, name, seed=index)
+
+
+class Chosen:
+    """The first n clips of a corpus whose sentences have so many words."""
+
+    def __init__(self, corpus: data.SyntheticCorpus, words: range, n: int):
+        corpus.n = 1000 * n                             # as many as it takes
+        self.corpus = corpus
+        self.sample_rate = corpus.sample_rate
+        found = (i for i in range(corpus.n) if len(corpus.text(i).split()) in words)
+        self.numbers = list(itertools.islice(found, n))
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> data.Clip:
+        return self.corpus[self.numbers[index]]
+
+
+def export_clip(folder: Path, corpus, index: int) -> str:
     """Write one clip -> its line of texts.tsv."""
     clip = corpus[index]
     write_clip(folder / f"{clip.name}.mp4", clip.video, clip.audio, corpus.sample_rate)
@@ -33,20 +69,34 @@ def main() -> None:
     parser.add_argument("--split", default="test", choices=data.SPLITS)
     parser.add_argument("--speakers", metavar="A:B",
                         help="speakers A to B - 1; from 256 on they are never trained on")
+    parser.add_argument("--sentences", default="open", choices=data.KINDS,
+                        help="open: words of the lexicon; grid: GRID's grammar")
+    parser.add_argument("--words", metavar="A:B", help="only sentences of A to B - 1 words")
+    parser.add_argument("--lines", metavar="FILE", type=Path,
+                        help="these sentences, one a line, instead of random ones")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
 
-    speakers = None
-    if options.speakers:
+    def read_range(option: str) -> range | None:
+        text = getattr(options, option)
+        if not text:
+            return None
         try:
-            first, last = (int(bound) for bound in options.speakers.split(":"))
+            first, last = (int(bound) for bound in text.split(":"))
         except ValueError:
-            parser.error(
-                f"--speakers wants two numbers such as 256:288, not {options.speakers!r}")
-        speakers = range(first, last)
+            parser.error(f"--{option} wants two numbers such as 8:13, not {text!r}")
+        return range(first, last)
 
+    speakers = read_range("speakers")
+    words = read_range("words")
     try:
-        corpus = data.SyntheticCorpus(options.split, options.n, speakers, options.seed)
+        corpus = data.SyntheticCorpus(options.split, options.n, speakers, options.seed,
+                                      sentences=options.sentences)
+        if options.lines:
+            corpus = Lines(corpus, options.lines)
+            options.n = len(corpus)
+        elif words:
+            corpus = Chosen(corpus, words, options.n)
         options.out.mkdir(parents=True, exist_ok=True)
         export = functools.partial(export_clip, options.out)
         lines = list(parallel(export, corpus, options.n, 2, "writing clips"))

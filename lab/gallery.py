@@ -197,7 +197,7 @@ def main() -> None:
         crop = parse_crop(c.crop)
         source = data.ClipFolder(options.data, "all", c.size, c.sample_rate, crop)
     else:
-        source = train.corpus(c, "test", options.n)
+        source = train.corpus(c, "test", 4 * options.n)
     long = (clip for clip in data.usable(source) if len(clip.video) > FPS + c.patch)
     clips = list(itertools.islice(long, options.n))
 

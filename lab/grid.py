@@ -21,8 +21,24 @@ from model import FPS
 from sample import Job, Models
 
 
+# What a person would write. The first three are spoken in the picture of the README.
+SENTENCES = (
+    "Hello world, this is nano talker.",
+    "One model speaks and moves its face.",
+    "Good morning! How are you today?",
+    "The last train leaves at half past seven.",
+    "I would like a cup of tea, please.",
+    "Did you remember to close the window?")
+
+
 def find_truths(config: train.Config, n: int) -> list[data.Clip]:
-    """n clips by unseen speakers: of the test split, or of the next split that has any."""
+    """n clips by unseen speakers: SENTENCES as the corpus says them, or clips of the test split,
+    or of the next split that has any."""
+    if not config.data and config.sentences == "open":
+        source = train.corpus(config)
+        speakers = data.SyntheticCorpus.UNSEEN
+        return [source.say(SENTENCES[i % len(SENTENCES)], speakers[i % len(speakers)])
+                for i in range(n)]
     for split in ("test", "dev", "train"):
         source = train.corpus(config, split, n, data.SyntheticCorpus.UNSEEN)
         found = list(itertools.islice(data.usable(source, needed=False), n))
@@ -58,7 +74,7 @@ def tiled(pictures: np.ndarray) -> np.ndarray:
     return rows.swapaxes(1, 2).reshape(-1, columns * size, 3)                 # (R S, C S, 3)
 
 
-def write_film(cells: list, path: Path, sample_rate: int) -> None:
+def write_mp4(cells: list, path: Path, sample_rate: int) -> None:
     """An mp4 in which one cell speaks after the other."""
     still = np.stack([video[0] for video, _ in cells])                        # (cells, S, S, 3)
     frames = []
@@ -81,7 +97,7 @@ def write_gif(cells: list, path: Path, side=2) -> None:
     frames = [tiled(np.stack([video[min(t, len(video) - 1)] for video, _ in cells]))
               for t in range(length)]
     height, width = frames[0].shape[:2]
-    # A GIF has 256 colours: ffmpeg picks them for this film. Each frame lasts 40 ms.
+    # A GIF has 256 colours: ffmpeg picks them for this video. Each frame lasts 40 ms.
     colours = (f"scale={side * width}:-1:flags=lanczos,split[a][b];[a]palettegen[p];"
                "[b][p]paletteuse=dither=none")
     run_ffmpeg(path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", FPS,
@@ -101,7 +117,7 @@ def main() -> None:
     if options.out.suffix == ".gif":
         write_gif(cells, options.out)
     else:
-        write_film(cells, options.out, models.config.sample_rate)
+        write_mp4(cells, options.out, models.config.sample_rate)
     print(f"{options.out}: {len(cells) // 2} sentences, the ground truth at the right of each")
 
 

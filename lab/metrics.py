@@ -66,7 +66,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
 from data import Clip
-from lab.cartoon import GRAMMAR
+from english.sentences import GRID
 
 SIZE = 64
 SAMPLE_RATE = 16000
@@ -132,8 +132,8 @@ def recognise_share(audios: list[np.ndarray]) -> list[list[str]]:
     # letter gets a word of its own.
     decoder.add_word("letter_a", "EY", True)
     slots = []
-    for words in GRAMMAR:
-        choices = ["letter_a" if word == "a" else word for word in words]
+    for words in GRID:
+        choices = ["letter_a" if word == "A" else word.lower() for word in words]
         slots.append("(" + " | ".join(choices) + ")")
     rules = " ".join(slots)
     decoder.add_jsgf_string(
@@ -154,7 +154,7 @@ def recognise_share(audios: list[np.ndarray]) -> list[list[str]]:
         words = []
         if hypothesis:
             words = hypothesis.hypstr.lower().replace("letter_a", "a").split()
-        heard.append(words if len(words) == len(GRAMMAR) else [])
+        heard.append(words if len(words) == len(GRID) else [])
     return heard
 
 
@@ -174,12 +174,12 @@ def recognise(audios: list[np.ndarray]) -> list[list[str]]:
 
 
 def in_grammar(text: str) -> bool:
-    """Whether a text is a sentence of the grammar, such as 'bin blue at a one now': word errors of
+    """Whether a text is a sentence of the grammar, such as 'bin blue at A one now': word errors of
     other texts can't be measured."""
     words = text.split()
-    if len(words) != len(GRAMMAR):
+    if len(words) != len(GRID):
         return False
-    return all(word in choices for word, choices in zip(words, GRAMMAR))
+    return all(word in choices for word, choices in zip(words, GRID))
 
 
 def wrong_words(heard: list[list[str]], texts: list[str]) -> np.ndarray:
@@ -187,7 +187,8 @@ def wrong_words(heard: list[list[str]], texts: list[str]) -> np.ndarray:
     wrong."""
     wrong = []
     for words, text in zip(heard, texts):
-        wrong.append([not words or words[slot] != word for slot, word in enumerate(text.split())])
+        true = text.lower().split()
+        wrong.append([not words or words[slot] != word for slot, word in enumerate(true)])
     return np.array(wrong)
 
 
@@ -647,8 +648,8 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()) -> d
         notes.append(f"{known} of the test sentences are in {fit} too")
     spoken = all(in_grammar(text) for text in texts)
     if not spoken:
-        notes.append("no word errors: the recogniser is held to GRID's grammar, and some texts are "
-                     "not of it")
+        notes.append("no word errors by GRID's grammar, since some texts are not of it: lab.listen "
+                     "has measures for them")
 
     # What is fitted on F: the probes of the mouth opening, and the speakers.
     probes = fit_probes(fitted) if fit else None

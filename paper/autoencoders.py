@@ -623,9 +623,14 @@ class LIAX(MotionAutoencoder):
         """Take over the statistics of the poses of clips, each (T, 3, S, S)."""
         self.standardize.fit_statistics(torch.cat([self.pose(pictures) for pictures in clips]))
 
+    def pose_after(self, start: Tensor, motion: Tensor) -> Tensor:
+        """The pose (K,) at the end of a motion (T, K)."""
+        return motion[-1]
+
     # ---- decoder
-    def decode(self, source: Tensor, motion: Tensor) -> Tensor:
-        """Source pictures (B, 3, S, S) and motions (B, T, K) -> (B, T, 3, S, S)."""
+    def decode(self, source: Tensor, motion: Tensor, start: Tensor | None = None) -> Tensor:
+        """Source pictures (B, 3, S, S) and motions (B, T, K), which are poses whatever `start` is
+        -> (B, T, 3, S, S)."""
         features, code = self.encode_source(source)
         return self.render(source, features, code, self.standardize.inverse(motion))
 

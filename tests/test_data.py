@@ -14,11 +14,25 @@ def test_corpus_is_deterministic_and_split_by_sentence():
     assert a.video.shape == (len(a.opening), 64, 64, 3)
     assert a.audio.shape == (len(a.opening) * 640,)
     assert not np.array_equal(a.audio, data.SyntheticCorpus("test", 9, seed=1)[7].audio)
-    texts = {split: {data.SyntheticCorpus(split, 300).text(i) for i in range(300)}
-             for split in data.SPLITS}
+    texts = {split: {data.SyntheticCorpus(split, 300, sentences="grid").text(i)
+                     for i in range(300)} for split in data.SPLITS}
     assert not texts["train"] & texts["test"] and not texts["train"] & texts["dev"]
     assert not texts["dev"] & texts["test"]
     assert all(len(text.split()) == 6 for text in texts["train"])
+
+
+def test_sentences_of_any_text():
+    corpus = data.SyntheticCorpus("train", 3)
+    clip = corpus.say("Hello world, this is nano talker.", 300)
+    assert clip.text == "Hello world, this is nano talker." and clip.speaker == 300
+    assert 25 < len(clip.video) < 100 and {"tongue", "teeth"} <= set(clip.tracks)
+    asked = corpus.say("Hello world, this is nano talker?", 300)
+    assert not np.array_equal(clip.audio, asked.audio)
+    assert len(corpus.say("a", 3).video) >= 15
+    with pytest.raises(ValueError, match="nothing to say"):
+        corpus.say("...", 3)
+    with pytest.raises(ValueError, match="open, grid"):
+        data.SyntheticCorpus("train", 3, sentences="free")
 
 
 def test_unseen_speakers_are_never_in_train():
@@ -28,11 +42,11 @@ def test_unseen_speakers_are_never_in_train():
 
 
 def test_text():
-    ids = data.encode_text("  Bin  BLUE, zéro’s ")
-    assert "".join(data.TEXT_VOCAB[i] for i in ids) == "bin blue, zero's"
-    assert 0 not in data.encode_text("a→b")
+    ids = data.encode_characters("  Bin  BLUE, zéro’s ")
+    assert "".join(data.CHARACTERS[i] for i in ids) == "bin blue, zero's"
+    assert 0 not in data.encode_characters("a→b")
     with pytest.raises(ValueError, match="nothing to say"):
-        data.encode_text("...")
+        data.encode_characters("...")
 
 
 def test_cache_store_and_latents(tmp_path):
@@ -55,7 +69,7 @@ def test_cache_store_and_latents(tmp_path):
     assert (batch["text"][:, -1] > 0).all()
     assert (batch["text_mask"] == (batch["text"] > 0)).all()
     # A vocabulary that uses 0.
-    other = data.LatentSet(tmp_path / "latents", lambda text: [0] * len(text.split()))
+    other = data.LatentSet(tmp_path / "latents", lambda text: [0] * 3)
     assert data.collate([other[0], other[1]], 4)["text_mask"].all()
     broken = items[0] | {"audio": np.full((store.frames[0], 3), np.nan)}
     with pytest.raises(ValueError, match="finite"):

@@ -191,7 +191,7 @@ def test_start_from_qwen3_and_from_a_run(tmp_path):
     config = train.parse_config(["--config", "tiny", f"--out_dir={tmp_path}"])
     talker, other = train.build("talker", config), train.build("talker", config)
     state = in_their_names(talker.backbone, weights.BACKBONE, "model.", kv=16)
-    state["model.embed_tokens.weight"] = torch.randn(47, 32)
+    state["model.embed_tokens.weight"] = torch.randn(44, 32)
     write_safetensors(tmp_path / "model.safetensors", state)
     weights.start_from(talker, str(tmp_path))
     assert torch.equal(talker.embedding.weight, state["model.embed_tokens.weight"])
