@@ -550,15 +550,20 @@ class BatchOrder:
     decides them, and state_dict and load_state_dict make a killed run resume exactly.
 
     lengths: (n,) frames of the clips. If there are fewer clips than batch_size, they repeat.
+    short_first: so many batches at the beginning have short clips: at first of the shortest 30 % of
+        all, in the end of the shortest 60 %. From these a Talker learns to read sooner, and each
+        batch takes less time.
     """
 
-    def __init__(self, lengths, batch_size: int, seed=0):
+    def __init__(self, lengths, batch_size: int, seed=0, short_first=0):
         if len(lengths) < 1 or batch_size < 1:
             raise ValueError("batches need at least 1 clip and a batch_size of at least 1; "
                              f"got {len(lengths)}, {batch_size}")
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
         self.seed = seed
+        self.short_first = short_first
+        self.count = 0                                  # of the short batches that were given
         self.epoch = 0
         self.position = 0                               # of the next batch in this epoch
         self.batches = self._shuffle()
@@ -578,7 +583,23 @@ class BatchOrder:
         # Then shuffle the batches, so that short and long ones alternate.
         return rng.permutation(np.concatenate(windows).reshape(-1, self.batch_size))
 
+    def _short_batch(self) -> list[int]:
+        """A batch from the short clips; which ones depends on how many batches came before."""
+        rng = np.random.default_rng([self.seed, self.count, 1])
+        share = 0.3 + 0.3 * self.count / self.short_first
+        shortest = np.argsort(self.lengths, kind="stable")
+        shortest = shortest[:max(1, int(share * len(shortest)))]
+        # Two batches are drawn and sorted by length, and one half is taken: little padding.
+        few = len(shortest) < 2 * self.batch_size
+        drawn = rng.choice(shortest, 2 * self.batch_size, replace=few)
+        drawn = drawn[np.argsort(self.lengths[drawn], kind="stable")]
+        return np.split(drawn, 2)[rng.integers(2)].tolist()
+
     def __next__(self) -> list[int]:
+        if self.count < self.short_first:
+            batch = self._short_batch()
+            self.count += 1
+            return batch
         if self.position == len(self.batches):
             self.epoch += 1
             self.position = 0
@@ -587,8 +608,8 @@ class BatchOrder:
         return self.batches[self.position - 1].tolist()
 
     def state_dict(self) -> dict[str, int]:
-        return dict(epoch=self.epoch, position=self.position, clips=len(self.lengths),
-                    batch_size=self.batch_size, seed=self.seed)
+        return dict(count=self.count, epoch=self.epoch, position=self.position,
+                    clips=len(self.lengths), batch_size=self.batch_size, seed=self.seed)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """ValueError if the state is of another number of clips, batch_size or seed."""
@@ -597,6 +618,7 @@ class BatchOrder:
                    for name in ("clips", "batch_size", "seed") if state[name] != now[name]]
         if changed:
             raise ValueError("the order of batches can't be resumed: " + "; ".join(changed))
+        self.count = state["count"]
         self.epoch = state["epoch"]
         self.position = state["position"]
         self.batches = self._shuffle()

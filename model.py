@@ -22,6 +22,7 @@ What this file does not do: autoencoders, data, training, files.
 `python model.py` prints the shapes of a small model.
 """
 import functools
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -374,6 +375,27 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=F
     return labels, torch.where(stops.any(), zeros, 1.0)
 
 
+class Clock(nn.Module):
+    """An embedding of time, in patches, for text and patches alike. Not in the paper.
+
+    A text symbol gets the time at which it is spoken at the usual pace, and a patch its own. So
+    attention finds the part of the text that is due before it has learned to read, and content
+    settles the rest (docs/paper.md).
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        # Periods from 3 to 300 patches.
+        steps = torch.linspace(0, 1, width // 2)
+        self.register_buffer("frequency", 2 * math.pi / (3 * 100 ** steps), persistent=False)
+        self.project = nn.Linear(width, width, bias=False)
+
+    def forward(self, time: Tensor) -> Tensor:
+        """Times (...) -> (..., D)."""
+        angle = time[..., None] * self.frequency                              # (..., D / 2)
+        return self.project(torch.cat((angle.sin(), angle.cos()), -1))
+
+
 # --------------------------------------------------------------------------------------- Talker
 class Talker(nn.Module):
     """Text and patches in; the loss, or new patches, out. A patch here is one of every stream.
@@ -392,11 +414,12 @@ class Talker(nn.Module):
         encode_absence: how generation treats a delayed stream that has not begun. True: as
             training does, it adds the token of a patch without frames. False: it adds no token,
             as the released code does, which disagrees there with its own training.
+        pace: patches per text symbol, for a Clock; 0: no Clock, as in the paper.
     """
 
     def __init__(self, modalities: dict[str, Modality], heads: nn.Module, backbone: Backbone,
                  vocabulary: int, patch: int, patch_layers: int, patch_heads: int,
-                 regression_weight=0.0, condition_backbone=False, encode_absence=True):
+                 regression_weight=0.0, condition_backbone=False, encode_absence=True, pace=0.0):
         super().__init__()
         width = backbone.norm.weight.numel()
         self.modalities = dict(modalities)
@@ -408,6 +431,8 @@ class Talker(nn.Module):
         self.task = nn.Embedding(2, width)
         leading = modalities[self.leader].condition
         self.condition_in = nn.Linear(leading, width) if condition_backbone else None
+        self.pace = pace
+        self.clock = Clock(width) if pace else None
         # What stands in for the token of a stream that a sample does not have.
         self.absent = nn.ParameterDict(
             {name: torch.zeros(width) for name in modalities if name != self.leader})
@@ -437,7 +462,11 @@ class Talker(nn.Module):
         text (B, L) ids, padded on the left; text_mask (B, L) bool; speech_only (B,) bool;
         condition (B, G) of the leading modality -> (B, 1 + L, D), (B, 1 + L).
         """
-        x = F.pad(self.embedding(text), (0, 0, 1, 0))                         # (B, 1 + L, D)
+        x = self.embedding(text)                                              # (B, L, D)
+        if self.clock is not None:
+            # When each symbol is spoken, if it is spoken at the usual pace.
+            x = x + self.clock(self.pace * (text_mask.cumsum(1) - 1))
+        x = F.pad(x, (0, 0, 1, 0))                                            # (B, 1 + L, D)
         valid = F.pad(text_mask, (1, 0))                                      # (B, 1 + L)
         tag = self.task(torch.where(speech_only, SPEECH_ONLY, SPEECH_AND_VIDEO))     # (B, D)
         if self.condition_in is not None:
@@ -504,6 +533,9 @@ class Talker(nn.Module):
             history = F.pad(clean[:, :-1], (0, 0, 0, 0, 1, 0))                # (B, N, P, d)
             mask = has_frame.any(-1) & present[name][:, None]                 # (B, N)
             inputs[name] = (history, conditions[name], clean, mask)
+
+        if self.clock is not None:
+            token = token + self.clock(torch.arange(N - 1, device=text.device))
 
         # Text and patches pass the backbone as one sequence. The last text position predicts
         # patch 0, so what stands before it is cut off.
@@ -618,6 +650,8 @@ class Talker(nn.Module):
                 elif name not in patches and self.encode_absence:
                     nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
                     token = token + self.encoders[name](history[name], nothing)
+            if self.clock is not None:
+                token = token + self.clock(torch.tensor([i], device=text.device))
             length = cache[0].length + 1
             hidden = self.backbone(token, valid[:, :length] if padded else None, cache)
 

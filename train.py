@@ -72,7 +72,7 @@ class Config:
     tokens: str = "phones"          # what a text becomes: phones, characters, or qwen (Qwen3's)
     size: int = 64                  # side of the square pictures, pixels
     sample_rate: int = 16000
-    clips: int = 3500               # sentences that the talker learns from
+    clips: int = 4000               # sentences that the talker learns from
     autoencoder_clips: int = 1000   # the first of them, which the autoencoders learn from
     autoencoders: str = "small"     # or paper: WhisperX-VAE and LIA-X (paper/autoencoders.py)
     whisper: str = ""               # with paper: the file of Whisper's weights; else random ones
@@ -112,6 +112,7 @@ class Config:
     patch_layers: int = 1
     patch_heads: int = 3
     condition_backbone: bool = True     # the speaker embedding conditions the backbone too
+    pace: float = 0.5               # patches per text symbol, see model.Clock; 0: no Clock
     heads: str = "SeparateHeads"    # the flow-matching heads: a class of heads.py, or module:Class
     flow_width: int = 128
     flow_layers: int = 3
@@ -125,7 +126,8 @@ class Config:
     jitter: int = 0                 # 0 to this many frames are cropped at the start, at random:
     #                                 patches then start at any frame, where clips are few
     speech_only: float = 0.1        # share of samples that are treated as having no video
-    talker_steps: int = 1200
+    short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
+    talker_steps: int = 1500
     talker_batch: int = 32
 
     # ---- Optimisation, of every model that is trained.
@@ -178,18 +180,17 @@ PRESETS = {
     # Real clips: GRID, or a folder of one's own.
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
-        motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, talker_steps=1300,
-        jitter=3, stop_hits=3),
+        motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, short_first=0.0,
+        talker_steps=1300, jitter=3, stop_hits=3),
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
-        size=512, sample_rate=24000, tokens="qwen", autoencoders="paper",
-        clips=1000000,
+        size=512, sample_rate=24000, tokens="qwen", autoencoders="paper", clips=1000000,
         audio_width=1280, audio_layers=32, audio_heads=20, audio_bands=128, audio_slow=1536,
         audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
         voice_statistics=False, condition_backbone=False, motion_size=40, motion_coarse=1024,
         motion_steps=500000, width=1024, layers=28, attention_heads=16, kv_heads=8, head_dim=128,
-        mlp_width=3072, patch_layers=4, patch_heads=8, flow_width=1024, flow_layers=8,
-        flow_heads=8, flow_repeats=2.0, motion_weight=8.0, regression_weight=0.0, speech_only=0.5,
+        mlp_width=3072, patch_layers=4, patch_heads=8, pace=0.0, short_first=0.0,
+        flow_width=1024, flow_layers=8, flow_heads=8, flow_repeats=2.0, motion_weight=8.0, regression_weight=0.0, speech_only=0.5,
         talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
         start="Qwen/Qwen3-0.6B", euler_steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
@@ -365,7 +366,7 @@ def build(stage: str, config: Config) -> torch.nn.Module:
         c.width, c.layers, c.attention_heads, c.kv_heads, c.head_dim, c.mlp_width)
     talker = Talker(
         modalities, flow, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads,
-        c.regression_weight, c.condition_backbone)
+        c.regression_weight, c.condition_backbone, pace=c.pace)
     initialise(talker)
     return talker
 
@@ -612,7 +613,8 @@ def train_talker(config: Config, device, dtype) -> None:
             present={name: batch["with_video"] for name in MODALITIES if name != talker.leader},
             generator=generator)
 
-    order = data.BatchOrder(clips.frames, config.talker_batch, config.seed)
+    order = data.BatchOrder(clips.frames, config.talker_batch, config.seed,
+                            int(config.short_first * config.talker_steps))
     train_model("talker", talker, make_batch, compute_loss, order, config.talker_steps, config,
                 device, dtype)
     if rank() == 0:

@@ -112,14 +112,16 @@ def read_audio(path: Path | str, sample_rate: int) -> np.ndarray:
 
 
 def read_transcript(path: Path) -> str:
-    """The text beside a video file: NAME.txt, or NAME.align as in GRID (lines `start end word`).
+    """The text beside a video file: NAME.txt, or NAME.align as in GRID (lines `start end word`),
+    where a single letter is spoken by its name, so that it is written large.
 
     Raises FileNotFoundError, or ValueError for a file that is not UTF-8."""
     if path.with_suffix(".txt").is_file():
         return " ".join(path.with_suffix(".txt").read_text(encoding="utf-8-sig").split())
     lines = path.with_suffix(".align").read_text(encoding="utf-8").splitlines()
     words = [word for line in lines for word in line.split()[2:]]
-    return " ".join(word for word in words if word not in ("sil", "sp"))      # without silences
+    words = [word for word in words if word not in ("sil", "sp")]             # without silences
+    return " ".join(word.upper() if len(word) == 1 else word for word in words)
 
 
 # --------------------------------------------------------------------------------------- writing

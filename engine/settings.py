@@ -131,7 +131,7 @@ def check_settings(config) -> None:
             raise ValueError(f"--{field.name} must be at least {lowest}, not {value}")
 
     # Shares. A head that never sees a stream, or never draws a timestep, would learn nothing.
-    for name in ("drop_hidden", "drop_history"):
+    for name in ("drop_hidden", "drop_history", "short_first"):
         value = getattr(config, name)
         if value > 1:
             raise ValueError(f"--{name} must be between 0 and 1, not {value}")

@@ -77,7 +77,7 @@ def draw_open(rng: np.random.Generator, split: str) -> str:
     In dev and test at least one word is held out, and about half of those that are not function
     words."""
     # Short sentences are somewhat more frequent than long ones.
-    count = 1 + int(LONGEST_SENTENCE * rng.random() ** 1.5)
+    count = 1 + int(LONGEST_SENTENCE * rng.random() ** 2)
     certain = int(rng.integers(count))                  # this word is held out in any case
     words = []
     for place in range(count):

@@ -2,13 +2,13 @@
 of them, and a first reading can skip how.
 
 One articulatory trajectory per utterance (per phone: formants, voicing, frication, jaw, width and
-closure of the lips, smoothed for coarticulation) drives both a source-filter synthesizer and a face
-renderer. So speech and face share their cause, as the paper supposes, and the ground truth is known
-for every frame. Pure numpy, vectorised: a clip takes some 35 ms.
+closure of the lips, tongue and teeth, smoothed for coarticulation) drives both a source-filter
+synthesizer and a face renderer. So speech and face share their cause, as the paper supposes, and
+the ground truth is known for every frame. Pure numpy, vectorised: 2.5 s take some 20 ms.
 
-    text -> articulate -> tracks (8 T,) at 200 Hz -> synthesize -> speech (n,) float32
-                                                  -> move_face  -> face controls (T,) at 25 Hz
-                                                                -> render -> video (T, S, S, 3)
+    phones and marks -> articulate -> tracks (8 T,) at 200 Hz
+    tracks -> synthesize -> speech (n,) float32
+    tracks -> move_face  -> face controls (T,) at 25 Hz -> render -> video (T, S, S, 3)
 
 Axis letters: T video frames, n audio samples, S side of the picture.
 """
@@ -39,11 +39,11 @@ FINALS = {",": 0, ".": -4, "?": 5}
 # A phone is a sequence of one or more segments, a row of the tables each:
 #
 #   duration in ms; three formants in Hz; strengths of voicing, aspiration and frication; centre and
-#   width of the frication's spectrum in Hz; nasality, and the centre in Hz of the dip that it
-#   makes in the spectrum; opening of the jaw (1 wide open); width of the lips (-1 rounded,
-#   1 spread) and their closure; tongue, how far its tip shows between or behind the teeth; teeth,
-#   how far they are closed and bared. A dominance says how firmly a segment keeps its formants, or
-#   its lips, against its neighbours (coarticulation).
+#   width of the frication's spectrum in Hz; nasality, and the dip in Hz that it makes in the
+#   spectrum; opening of the jaw (1 wide open); width of the lips (-1 rounded, 1 spread) and their
+#   closure; tongue, how far its tip shows between or behind the teeth; teeth, how far they are
+#   closed and bared. A dominance says how firmly a segment keeps its formants, or its lips, against
+#   its neighbours (coarticulation).
 COLUMNS = ("duration formant1 formant2 formant3 formant_dominance voicing aspiration frication "
            "frication_centre frication_width nasality dip jaw width closure lip_dominance tongue "
            "teeth").split()
@@ -76,46 +76,46 @@ VOWELS = """
 """
 
 VOWEL_SOURCE = [1, 1, 0, 0, 3000, 2000, 0, 1500]        # formant_dominance to dip
-VOWEL_LIPS = [0, 1, 0, 0]                       # closure to teeth
+VOWEL_LIPS = [0, 1, 0, 0]                               # closure to teeth
 
-# phone ms  F1   F2   F3  dom voic  asp fric centre wide nas  dip  jaw width clos dom tong teeth
+# phone ms   F1   F2   F3  dom voic  asp fric cent  wid nas  dip  jaw width clos  dom tong teeth
 CONSONANTS = """
-  SIL  100 500 1500 2500 0.05    0    0    0   3000 2000   0 1500 0.05     0  0.9 0.6    0     0
-  HH    60 500 1500 2500 0.05    0  0.6    0   3000 2000   0 1500  0.4     0    0 0.1    0     0
-  W     60 300  640 2200  1.5  0.6    0    0   3000 2000   0 1500 0.15    -1  0.1   2    0     0
-  Y     50 270 2300 3050  1.5  0.6    0    0   3000 2000   0 1500  0.2   0.7    0   1    0     0
-  R     60 340 1150 1500  1.5  0.6    0    0   3000 2000   0 1500 0.25  -0.5    0   1    0     0
-  L     60 350 1000 2700  1.5  0.6    0    0   3000 2000   0 1500  0.4   0.1    0 0.5  0.7     0
-  M     70 260  900 2100  1.5 0.35    0    0   3000 2000   1  800 0.15     0    1   4    0     0
-  N     60 270 1700 2600  1.5 0.35    0    0   3000 2000   1 1700 0.25   0.2    0 0.5  0.5     0
-  NG    75 270 2100 2600  1.5 0.35    0    0   3000 2000   1 3000  0.3   0.1    0 0.3    0     0
-  B     50 220  700 2150    2  0.1    0    0    700  600   0 1500 0.15     0    1   4    0     0
-  B     12 300  900 2250    1  0.3    0  0.4    700  700   0 1500  0.2     0  0.4   1    0     0
-  D     42 220 1800 2750  1.5  0.1    0    0   4200 1200   0 1500 0.25   0.2    0 0.5  0.5     0
-  D     14 300 1800 2700    1  0.3    0  0.5   4200 1200   0 1500 0.25   0.2    0 0.3  0.5     0
-  G     45 220 2050 2300  1.5  0.1    0    0   2100  600   0 1500  0.3   0.1    0 0.3    0     0
-  G     24 300 2050 2350  1.5 0.25    0  0.8   2100  600   0 1500  0.3   0.1    0 0.3    0     0
-  P     55 220  700 2150    2    0    0    0    700  600   0 1500 0.15     0    1   4    0     0
-  P     14 350  900 2250    1    0  0.3  0.5    800  800   0 1500  0.2     0  0.4   1    0     0
-  P     30 450 1300 2400  0.1    0  0.6    0    800  800   0 1500  0.3     0    0 0.2    0     0
-  T     45 220 1800 2750    1    0    0    0   4500 1300   0 1500 0.25   0.2    0 0.5  0.5     0
-  T     15 350 1800 2700    1    0  0.2  0.9   4500 1300   0 1500 0.25   0.2    0 0.3  0.5     0
-  T     30 400 1800 2600  0.1    0  0.4 0.35   4500 1500   0 1500  0.3   0.2    0 0.2  0.3     0
-  K     50 220 2000 2400    1    0    0    0   2100  600   0 1500  0.3   0.1    0 0.3    0     0
-  K     20 350 2000 2400    1    0  0.2  0.9   2100  600   0 1500  0.3   0.1    0 0.3    0     0
-  K     30 400 1800 2500  0.1    0  0.6    0   2100  600   0 1500  0.3   0.1    0 0.2    0     0
-  F    100 300 1100 2200    1    0 0.03 0.25   6000 4000   0 1500  0.2   0.1 0.75   3    0   0.6
-  V     60 280 1100 2200    1 0.45    0  0.1   6000 4000   0 1500  0.2   0.1 0.75   3    0   0.6
-  TH    85 300 1400 2600    1    0 0.03 0.14   6500 3500   0 1500  0.3   0.2    0 0.7    1     0
-  DH    40 280 1400 2600    1  0.5    0 0.08   6500 3500   0 1500  0.3   0.2    0 0.7    1     0
-  S    100 300 1750 2700    1    0    0  0.8   6000 1300   0 1500 0.15   0.4    0   1    0     1
-  Z     75 270 1750 2700    1 0.35    0  0.5   6000 1300   0 1500 0.15   0.4    0   1    0     1
-  SH   105 300 1900 2600    1    0  0.1  0.8   3300 1000   0 1500  0.2  -0.4    0   1    0     1
-  ZH    75 280 1900 2600    1 0.35    0  0.6   3300 1000   0 1500  0.2  -0.4    0   1    0     1
-  CH    50 250 1900 2600    1    0    0    0   3300 1000   0 1500 0.15  -0.3    0   1  0.3     1
-  CH    70 300 1900 2600    1    0  0.1  0.8   3300 1000   0 1500  0.2  -0.4    0   1    0     1
-  JH    45 230 1900 2600    1  0.1    0    0   3300 1000   0 1500 0.15  -0.3    0   1  0.3     1
-  JH    50 280 1900 2600    1 0.35    0  0.6   3300 1000   0 1500  0.2  -0.4    0   1    0     1
+  SIL  100  500 1500 2500 0.05    0    0    0 3000 2000   0 1500 0.05     0  0.9  0.6    0     0
+  HH    60  500 1500 2500 0.05    0  0.6    0 3000 2000   0 1500  0.4     0    0  0.1    0     0
+  W     60  300  640 2200  1.5  0.6    0    0 3000 2000   0 1500 0.15    -1  0.1    2    0     0
+  Y     50  270 2300 3050  1.5  0.6    0    0 3000 2000   0 1500  0.2   0.7    0    1    0     0
+  R     60  340 1150 1500  1.5  0.6    0    0 3000 2000   0 1500 0.25  -0.5    0    1    0     0
+  L     60  350 1000 2700  1.5  0.6    0    0 3000 2000   0 1500  0.4   0.1    0  0.5  0.7     0
+  M     70  260  900 2100  1.5 0.35    0    0 3000 2000   1  800 0.15     0    1    4    0     0
+  N     60  270 1700 2600  1.5 0.35    0    0 3000 2000   1 1700 0.25   0.2    0  0.5  0.5     0
+  NG    75  270 2100 2600  1.5 0.35    0    0 3000 2000   1 3000  0.3   0.1    0  0.3    0     0
+  B     50  220  700 2150    2  0.1    0    0  700  600   0 1500 0.15     0    1    4    0     0
+  B     12  300  900 2250    1  0.3    0  0.4  700  700   0 1500  0.2     0  0.4    1    0     0
+  D     42  220 1800 2750  1.5  0.1    0    0 4200 1200   0 1500 0.25   0.2    0  0.5  0.5     0
+  D     14  300 1800 2700    1  0.3    0  0.5 4200 1200   0 1500 0.25   0.2    0  0.3  0.5     0
+  G     45  220 2050 2300  1.5  0.1    0    0 2100  600   0 1500  0.3   0.1    0  0.3    0     0
+  G     24  300 2050 2350  1.5 0.25    0  0.8 2100  600   0 1500  0.3   0.1    0  0.3    0     0
+  P     55  220  700 2150    2    0    0    0  700  600   0 1500 0.15     0    1    4    0     0
+  P     14  350  900 2250    1    0  0.3  0.5  800  800   0 1500  0.2     0  0.4    1    0     0
+  P     30  450 1300 2400  0.1    0  0.6    0  800  800   0 1500  0.3     0    0  0.2    0     0
+  T     45  220 1800 2750    1    0    0    0 4500 1300   0 1500 0.25   0.2    0  0.5  0.5     0
+  T     15  350 1800 2700    1    0  0.2  0.9 4500 1300   0 1500 0.25   0.2    0  0.3  0.5     0
+  T     30  400 1800 2600  0.1    0  0.4 0.35 4500 1500   0 1500  0.3   0.2    0  0.2  0.3     0
+  K     50  220 2000 2400    1    0    0    0 2100  600   0 1500  0.3   0.1    0  0.3    0     0
+  K     20  350 2000 2400    1    0  0.2  0.9 2100  600   0 1500  0.3   0.1    0  0.3    0     0
+  K     30  400 1800 2500  0.1    0  0.6    0 2100  600   0 1500  0.3   0.1    0  0.2    0     0
+  F    100  300 1100 2200    1    0 0.03 0.25 6000 4000   0 1500  0.2   0.1 0.75    3    0   0.6
+  V     60  280 1100 2200    1 0.45    0  0.1 6000 4000   0 1500  0.2   0.1 0.75    3    0   0.6
+  TH    85  300 1400 2600    1    0 0.03 0.14 6500 3500   0 1500  0.3   0.2    0  0.7    1     0
+  DH    40  280 1400 2600    1  0.5    0 0.08 6500 3500   0 1500  0.3   0.2    0  0.7    1     0
+  S    100  300 1750 2700    1    0    0  0.8 6000 1300   0 1500 0.15   0.4    0    1    0     1
+  Z     75  270 1750 2700    1 0.35    0  0.5 6000 1300   0 1500 0.15   0.4    0    1    0     1
+  SH   105  300 1900 2600    1    0  0.1  0.8 3300 1000   0 1500  0.2  -0.4    0    1    0     1
+  ZH    75  280 1900 2600    1 0.35    0  0.6 3300 1000   0 1500  0.2  -0.4    0    1    0     1
+  CH    50  250 1900 2600    1    0    0    0 3300 1000   0 1500 0.15  -0.3    0    1  0.3     1
+  CH    70  300 1900 2600    1    0  0.1  0.8 3300 1000   0 1500  0.2  -0.4    0    1    0     1
+  JH    45  230 1900 2600    1  0.1    0    0 3300 1000   0 1500 0.15  -0.3    0    1  0.3     1
+  JH    50  280 1900 2600    1 0.35    0  0.6 3300 1000   0 1500  0.2  -0.4    0    1    0     1
 """
 
 PHONES = {}             # phone -> its segments, each a list of numbers in the order of COLUMNS
@@ -124,7 +124,7 @@ for entry in VOWELS.strip().splitlines():
     row = [float(value) for value in row]
     row = row[:4] + VOWEL_SOURCE + row[4:] + VOWEL_LIPS
     PHONES.setdefault(phone, []).append(row)
-IS_VOWEL = set(PHONES)
+VOWEL_PHONES = set(PHONES)
 for entry in CONSONANTS.strip().splitlines():
     phone, *row = entry.split()
     PHONES.setdefault(phone, []).append([float(value) for value in row])
@@ -215,6 +215,8 @@ def read_words(symbols: list[str]) -> list[tuple[list[str], str]]:
         if symbol in PHONES:
             phones.append(symbol)
             continue
+        if symbol != " " and symbol not in PAUSES:
+            raise ValueError(f"neither a phone nor a mark: {symbol!r}")
         if phones:
             words.append((phones, symbol))
         elif words and symbol != " ":                   # the last mark is the one that counts
@@ -227,7 +229,7 @@ def read_words(symbols: list[str]) -> list[tuple[list[str], str]]:
 
 def stressed_vowel(phones: list[str]) -> int:
     """The place of the vowel that carries the accent of a word, -1 without vowels."""
-    vowels = [place for place, phone in enumerate(phones) if phone in IS_VOWEL]
+    vowels = [place for place, phone in enumerate(phones) if phone in VOWEL_PHONES]
     strong = [place for place in vowels if phones[place] not in ("AH", "IH", "ER")]
     return (strong or vowels or [-1])[0]
 
@@ -237,7 +239,8 @@ def speak_word(phones: list[str], mark: str, stretch: float, rng) -> list[Spoken
     accent = rng.uniform(2, 3)                          # drawn always, for the order of the draws
     stressed = stressed_vowel(phones)
     content = tuple(phones) not in UNSTRESSED
-    last_vowel = max([place for place, phone in enumerate(phones) if phone in IS_VOWEL], default=0)
+    vowels = [place for place, phone in enumerate(phones) if phone in VOWEL_PHONES]
+    last_vowel = max(vowels, default=0)
 
     spoken = []
     for place, phone in enumerate(phones):
@@ -246,7 +249,7 @@ def speak_word(phones: list[str], mark: str, stretch: float, rng) -> list[Spoken
             item = Spoken(phone, stretch * 1.15, 1.1, accent)
         elif phone == "AH" and (not content or phones[stressed] != "AH"):
             item = Spoken("AX", stretch, 0.85)
-        elif phone in IS_VOWEL:
+        elif phone in VOWEL_PHONES:
             item = Spoken(phone, stretch * 0.9, 0.9)
         if not content:
             item.stretch *= 0.8
@@ -280,23 +283,26 @@ def intone(spoken: list[Spoken], ends: np.ndarray, steps: int, rng) -> np.ndarra
     octaves = 0.025 * drift(rng, times / 1000, (0.3, 0.7, 1.3))
     liveliness = rng.uniform(0.7, 1.3)
     starts = np.concatenate([[0], ends[:-1]])
-    phrase = 0                                          # where the phrase began, in ms
 
-    for position, item in enumerate(spoken):
-        middle = (starts[position] + ends[position]) / 2
-        if item.accent:
-            bump = np.exp(-0.5 * ((times - middle) / 80) ** 2)
-            octaves += liveliness * item.accent / 12 * bump
-        if item.phone == "SIL" and spoken[position - 1].ending:
-            mark = spoken[position - 1].ending
-            last = next(place for place, other in enumerate(spoken) if other.ending
-                        and starts[place] >= phrase)
-            inside = (times >= phrase) & (times < ends[position])
-            along = np.clip((times - phrase) / (starts[position] - phrase), 0, 1)
-            octaves[inside] += liveliness * (0.1 - 0.25 * along[inside])
-            final = np.clip((times - starts[last]) / (starts[position] - starts[last]), 0, 1)
-            octaves[inside] += FINALS[mark] / 12 * final[inside]
-            phrase = ends[position]
+    # The bump of each accent, about the middle of its vowel.
+    for item, start, end in zip(spoken, starts, ends):
+        bump = np.exp(-0.5 * ((times - (start + end) / 2) / 80) ** 2)
+        octaves += liveliness * item.accent / 12 * bump
+
+    # Each phrase falls from its beginning to its pause, and moves once more on its last syllable.
+    began = 0
+    syllable = None                                     # where the phrase's last one starts
+    for item, start, end in zip(spoken, starts, ends):
+        if item.ending and syllable is None:
+            syllable = start
+            final = FINALS[item.ending] / 12
+        elif item.phone == "SIL" and syllable is not None:
+            inside = (times >= began) & (times < end)
+            along = np.clip((times - began) / (start - began), 0, 1)
+            finishing = np.clip((times - syllable) / (start - syllable), 0, 1)
+            octaves += inside * (liveliness * (0.1 - 0.25 * along) + final * finishing)
+            began = end
+            syllable = None
     return octaves
 
 
@@ -403,7 +409,7 @@ def synthesize(tracks: dict, speaker: dict, sample_rate: int, rng) -> np.ndarray
     hiss = hiss.astype(np.complex64)
     source *= glottis.astype(np.complex64)
 
-    # Aspiration is noise from the glottis, with more treble than the voice. Few windows have it.
+    # Aspiration is noise from the glottis, with more treble than the voice. Few windows have any.
     some = np.flatnonzero(now["aspiration"][:, 0] > 1e-3)
     source[some] += spectra(per_sample(tracks["aspiration"]) * noise)[some] * hiss
     source *= 1 - 0.9 * nasality * np.exp(-((hertz - now["dip"]) / 350) ** 2)
@@ -437,8 +443,8 @@ def move_face(tracks: dict, rng) -> dict[str, np.ndarray]:
     | opening     | of the mouth, 0 shut to 1 wide open                                         |
     | jaw         | opening of the jaw, also behind closed lips                                 |
     | width       | of the lips, -1 rounded to 1 spread                                         |
-    | tongue      | 0 hidden to 1 its tip between the teeth                                     |
-    | teeth       | 0 as the opening shows them to 1 closed and bared                           |
+    | tongue      | how far its tip rises to the upper teeth, 0 to 1                            |
+    | teeth       | how far they are closed and bared, 0 to 1                                   |
     | blink       | 0 eyes open to 1 shut                                                       |
     | right, down | place of the head, in half sides of the picture                             |
     | tilt        | of the head, radians, clockwise                                             |
@@ -452,17 +458,18 @@ def move_face(tracks: dict, rng) -> dict[str, np.ndarray]:
 
     jaw = per_frame(tracks["jaw"])
     closure = np.clip(per_frame(tracks["closure"]), 0, 1)
+    teeth = per_frame(tracks["teeth"])                  # the lips part to bare closed teeth
     emphasis = np.convolve(per_frame(tracks["voicing"]), np.ones(3) / 3, "same")
     seconds = np.arange(len(jaw)) / FPS
     blinks = np.cumsum(rng.uniform(0.4, 2.2, 6))        # their times in seconds
 
     # NOTE: the order of the draws is the order of these lines.
     controls = dict(
-        opening=jaw * (1 - closure),
+        opening=np.maximum(jaw, 0.3 * teeth) * (1 - closure),
         jaw=jaw,
         width=per_frame(tracks["width"]),
-        tongue=np.clip(per_frame(tracks["tongue"]), 0, 1),
-        teeth=np.clip(per_frame(tracks["teeth"]), 0, 1),
+        tongue=per_frame(tracks["tongue"]),
+        teeth=teeth,
         blink=np.exp(-((seconds[:, None] - blinks) / 0.06) ** 2).max(1),
         right=0.018 * drift(rng, seconds, (0.2, 0.5)),
         down=0.01 * drift(rng, seconds, (0.25, 0.6)) + 0.015 * emphasis,
@@ -639,11 +646,15 @@ def paint_mouth(canvas: Canvas, speaker: dict) -> None:
     inside = lips * canvas.ellipse(x, y, 0.88 * width, half + np.float32(0.006))
     canvas.paint(inside, (0.22, 0.05, 0.07), where)
 
-    # The upper teeth, or both rows where they are closed.
-    shown = np.clip(4 * face["opening"], 0, 1) * canvas.soft(-y - 0.45 * half)
-    canvas.paint(inside * np.maximum(shown, face["teeth"]), (0.95, 0.95, 0.92), where)
-    # The tongue lies low, and its tip rises to the teeth.
-    height = 0.9 * half * (1 - face["tongue"])
-    tongue = canvas.ellipse(x, y - height, 0.6 * width, 0.55 * half + np.float32(0.01))
-    shown = np.maximum(np.clip(3 * face["opening"] - 0.6, 0, 1), face["tongue"])
+    # The teeth hang from the upper lip; closed, they fill the whole opening.
+    shown = np.clip(4 * face["opening"], 0, 1)
+    edge = (1.6 * face["teeth"] - 0.45) * half
+    canvas.paint(inside * canvas.soft(edge - y) * shown, (0.95, 0.95, 0.92), where)
+
+    # The tongue lies at the bottom, hidden by closed teeth, and its tip rises in front of the upper
+    # ones.
+    rise = face["tongue"] * (1 - face["teeth"])
+    tall = half * (0.55 + 0.25 * rise) + np.float32(0.01)
+    tongue = canvas.ellipse(x, y - (0.9 - 0.85 * rise) * half, 0.6 * width, tall)
+    shown = np.clip((3 + 3 * rise) * face["opening"] - 0.6, 0, 1) * (1 - 0.9 * face["teeth"])
     canvas.paint(inside * tongue * shown, (0.75, 0.35, 0.38), where)

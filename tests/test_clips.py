@@ -208,7 +208,7 @@ def test_raw_clips():
     assert len(folder) == 4
     clip = next(folder[i] for i in range(4) if folder.paths[i].stem == "bbaf2n")
     assert clip.video.shape == (75, 64, 64, 3) and clip.audio.shape == (75 * 640,)
-    assert clip.text == "bin blue at f two now"
+    assert clip.text == "bin blue at F two now"
     assert clip.video.std() > 20 and 0.01 < clip.audio.std() < 0.5
 
 

@@ -76,16 +76,28 @@ def test_cache_store_and_latents(tmp_path):
         data.LatentSet.write(tmp_path / "broken", [broken])
 
 
-def test_order_resumes_exactly():
-    order = data.BatchOrder(np.arange(50), 4, seed=3)
+def test_short_clips_come_first():
+    lengths = np.random.default_rng(0).permutation(100)
+    order = data.BatchOrder(lengths, 4, seed=3, short_first=10)
+    batches = [lengths[next(order)] for _ in range(60)]
+    assert max(batch.max() for batch in batches[:10]) < 60
+    assert max(batch.max() for batch in batches[:2]) < 35
+    assert max(batch.max() for batch in batches[10:]) == 99
+    assert [len(next(data.BatchOrder([5, 6], 4, short_first=3)))] == [4]
+
+
+@pytest.mark.parametrize("short_first", [0, 30])
+def test_order_resumes_exactly(short_first):
+    order = data.BatchOrder(np.arange(50), 4, 3, short_first)
     first = [next(order) for _ in range(20)]
     state = order.state_dict()
     rest = [next(order) for _ in range(20)]
-    again = data.BatchOrder(np.arange(50), 4, seed=3)
+    again = data.BatchOrder(np.arange(50), 4, 3, short_first)
     again.load_state_dict(state)
     assert [next(again) for _ in range(20)] == rest and first != rest
-    seen = {i for batch in first[:12] for i in batch}
-    assert seen <= set(range(50)) and len(seen) == 48
+    if not short_first:
+        seen = {i for batch in first[:12] for i in batch}
+        assert seen <= set(range(50)) and len(seen) == 48
 
 
 def test_a_training_step_cuts_every_stream_and_takes_the_voice_of_a_half():

@@ -45,7 +45,7 @@ def models(run):
 
 @pytest.fixture(scope="module")
 def clip():
-    return data.SyntheticCorpus("test", 3)[1]
+    return data.SyntheticCorpus("test", 3).say("We are going to the beach this weekend.", 1)
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +131,42 @@ def test_several_clips_give_a_voice(models):
     assert torch.equal(models.speaker_reference(3).conditions["audio"], voice)
 
 
+def test_a_paragraph_goes_on_where_a_sentence_ends(models, clip):
+    reference = models.clip_reference(clip)
+    paragraph = sample.Job("Hello world. Is it you?", reference, seed=3)
+    first, second = models.pieces(paragraph)
+    assert (first.text, second.text) == ("Hello world.", "Is it you?") and first.seed != second.seed
+
+    # The second sentence starts at the last pose of the first, with the same voice and face.
+    [latents], _ = models.latents([first])
+    second = models.follow(second, first, latents)
+    assert torch.equal(second.reference.face, reference.face)
+    assert torch.equal(second.reference.conditions["audio"], reference.conditions["audio"])
+    assert not torch.equal(second.reference.conditions["motion"], reference.conditions["motion"])
+    still = models.motion.standardize_change(torch.zeros(1, models.config.motion_size))
+    ended = models.decode(first, latents)["motion"][-1]
+    begun = train.decode_motion(models.frozen, second.reference, still)[0]
+    assert np.abs(begun.astype(int) - ended).max() <= 1
+
+    # All at once is both, one after the other; next to another job, too.
+    [made, other], _ = models.generate([paragraph, sample.Job("One.", reference)])
+    parts = [models.decode(first, latents)]
+    [latents], _ = models.latents([second])
+    parts.append(models.decode(second, latents))
+    expected = np.concatenate([part["audio"] for part in parts])
+    assert made["audio"].shape == expected.shape
+    assert np.abs(made["audio"] - expected).max() < 1e-3
+    assert len(other["audio"]) < len(expected)
+
+
+def test_words_that_are_read_by_rules_are_named(run, tmp_path):
+    said = command("sample.py", "--ckpt", run, "--text", "Say zyxogram and {B L AO R F}",
+                   "--speaker", 3, "--out", tmp_path / "a.mp4")
+    assert "rules of spelling: zyxogram;" in said
+    assert "brace" in command("sample.py", "--ckpt", run, "--text", "{HH AH", "--speaker", 3,
+                              "--out", tmp_path / "b.mp4", fails=True)
+
+
 def test_a_face_for_a_speech(models, clip):
     reference = models.clip_reference(clip)
     wave = clip.audio[:20 * 640 + 7]              # neither whole frames nor whole patches
@@ -210,12 +246,14 @@ def test_receptive_field_of_the_decoders(decoder):
     assert error(part(2), whole[:, 20 * samples:24 * samples]) > 1e-4
 
 
-@pytest.mark.parametrize("task", ["text", "speech", "face", "continuation"])
+@pytest.mark.parametrize("task", ["text", "paragraph", "speech", "face", "continuation"])
 def test_a_stream_is_what_is_generated_at_once(models, clip, task, monkeypatch):
     reference = models.clip_reference(clip)
     monkeypatch.setattr(models.config, "stop_hits", 9)    # longer than the receptive field
     if task == "text":
         job = sample.Job(TEXT, reference)
+    elif task == "paragraph":
+        job = sample.Job("One, two. Three! Four?", reference)
     elif task == "speech":
         job = sample.speech_job(models, clip.audio[:41 * 640], reference, TEXT)
     elif task == "face":
