@@ -11,7 +11,7 @@ from tests.helpers import HOME, check_clip, command
 
 PAGE = (HOME / "docs" / "forking.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (\d)\. (.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
-CODE = ("*.py", "engine", "paper", "lab")
+CODE = ("*.py", "engine", "paper", "lab", "english")
 
 
 def blocks(section: str, kind: str) -> list[str]:

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 import data
-from english.text import read
 from lab import listen, reader
 
 
@@ -66,4 +65,3 @@ def test_forced_choice_of_the_truth():
     assert sum(map(sum, wrong)) <= 1
     swapped = listen.choose([(texts[1], jobs[0][1])], choices=10)
     assert sum(swapped[0]) >= 3
-    assert len(read(texts[0]).symbols) == 16
