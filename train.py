@@ -171,12 +171,12 @@ PRESETS = {
     "small": {},
     # For the tests: seconds.
     "tiny": dict(
-        clips=24, autoencoder_clips=12, audio_width=32, audio_slow=32, audio_fast=32,
-        audio_steps=3, audio_batch=4, speaker_size=8, speaker_steps=2, speaker_batch=4,
-        motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3, motion_batch=2,
-        width=32, layers=2, attention_heads=2, kv_heads=1, head_dim=16, mlp_width=64,
-        patch_heads=2, flow_width=32, flow_layers=2, flow_heads=2, talker_steps=4, talker_batch=4,
-        log_every=1, euler_steps=3, stop_hits=2),
+        sentences="grid", clips=24, autoencoder_clips=12, audio_width=32, audio_slow=32,
+        audio_fast=32, audio_steps=3, audio_batch=4, speaker_size=8, speaker_steps=2,
+        speaker_batch=4, motion_size=6, motion_coarse=16, motion_fine=16, motion_steps=3,
+        motion_batch=2, width=32, layers=2, attention_heads=2, kv_heads=1, head_dim=16,
+        mlp_width=64, patch_heads=2, flow_width=32, flow_layers=2, flow_heads=2, talker_steps=4,
+        talker_batch=4, log_every=1, euler_steps=3, stop_hits=2),
     # Real clips: GRID, or a folder of one's own.
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,

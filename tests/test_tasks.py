@@ -27,7 +27,7 @@ def run(tmp_path_factory):
     """A run of `tiny` whose weights are random everywhere, so that a sample depends on all that it
     should depend on."""
     out = tmp_path_factory.mktemp("run")
-    command("train.py", "--config", "tiny", "--out_dir", out)
+    command("train.py", "--config", "tiny", "--sentences", "open", "--out_dir", out)
     torch.manual_seed(0)
     state = load_checkpoint(out, "talker")
     talker = randomise(train.load_model(out, "talker"))
