@@ -563,6 +563,7 @@ class BatchOrder:
         self.batch_size = batch_size
         self.seed = seed
         self.short_first = short_first
+        self.shortest = np.argsort(self.lengths, kind="stable")
         self.count = 0                                  # of the short batches that were given
         self.epoch = 0
         self.position = 0                               # of the next batch in this epoch
@@ -587,8 +588,7 @@ class BatchOrder:
         """A batch from the short clips; which ones depends on how many batches came before."""
         rng = np.random.default_rng([self.seed, self.count, 1])
         share = 0.3 + 0.3 * self.count / self.short_first
-        shortest = np.argsort(self.lengths, kind="stable")
-        shortest = shortest[:max(1, int(share * len(shortest)))]
+        shortest = self.shortest[:max(1, int(share * len(self.shortest)))]
         # Two batches are drawn and sorted by length, and one half is taken: little padding.
         few = len(shortest) < 2 * self.batch_size
         drawn = rng.choice(shortest, 2 * self.batch_size, replace=few)

@@ -16,7 +16,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from data import SHORTEST
+from data import ALPHABETS, KINDS, SHORTEST
 from engine.checkpoints import finished
 from engine.media import write_json
 
@@ -154,10 +154,10 @@ def check_settings(config) -> None:
             raise ValueError(f"--{name} ({value}) must be a multiple of {divisor} here")
 
     # Names.
-    if config.tokens not in ("phones", "characters", "qwen"):
-        raise ValueError(f"--tokens is phones, characters or qwen, not '{config.tokens}'")
-    if config.sentences not in ("open", "grid"):
-        raise ValueError(f"--sentences is open or grid, not '{config.sentences}'")
+    for name, allowed in (("tokens", [*ALPHABETS, "qwen"]), ("sentences", KINDS)):
+        value = getattr(config, name)
+        if value not in allowed:
+            raise ValueError(f"--{name} is one of {', '.join(allowed)}, not '{value}'")
 
     # Combinations.
     if config.autoencoders not in ("small", "paper"):

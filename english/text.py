@@ -199,7 +199,7 @@ def plain(text: str) -> str:
     return " " + " ".join(bare.split()) + " "
 
 
-def spoken_phones(text: str) -> list[str]:
+def given_phones(text: str) -> list[str]:
     """The phones written inside braces, without their stress digits.
 
     Raises ValueError where there are none and where one of them is not a phone.
@@ -284,7 +284,7 @@ def spoken(text: str) -> Reading:
         if match["mark"]:
             mark = strongest(match["mark"])
         elif match["phones"] is not None:
-            words = [spoken_phones(match["phones"])]
+            words = [given_phones(match["phones"])]
         elif match["dotted"]:
             words = [spell(match["dotted"].lower())]
         elif match["word"] and is_letter(match):

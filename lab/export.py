@@ -38,10 +38,9 @@ class Chosen:
     """The first n clips of a corpus whose sentences have so many words."""
 
     def __init__(self, corpus: data.SyntheticCorpus, words: range, n: int):
-        corpus.n = 1000 * n                             # as many as it takes
         self.corpus = corpus
         self.sample_rate = corpus.sample_rate
-        found = (i for i in range(corpus.n) if len(corpus.text(i).split()) in words)
+        found = (i for i in range(len(corpus)) if len(corpus.text(i).split()) in words)
         self.numbers = list(itertools.islice(found, n))
 
     def __len__(self) -> int:
@@ -90,13 +89,16 @@ def main() -> None:
     speakers = read_range("speakers")
     words = read_range("words")
     try:
-        corpus = data.SyntheticCorpus(options.split, options.n, speakers, options.seed,
+        # To find sentences of so many words takes many more.
+        n = 1000 * options.n if words else options.n
+        corpus = data.SyntheticCorpus(options.split, n, speakers, options.seed,
                                       sentences=options.sentences)
         if options.lines:
             corpus = Lines(corpus, options.lines)
             options.n = len(corpus)
         elif words:
             corpus = Chosen(corpus, words, options.n)
+            options.n = len(corpus)
         options.out.mkdir(parents=True, exist_ok=True)
         export = functools.partial(export_clip, options.out)
         lines = list(parallel(export, corpus, options.n, 2, "writing clips"))

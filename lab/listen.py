@@ -20,18 +20,16 @@ general        percent of words wrong (edit distance) by pocketsphinx with its o
 """
 import argparse
 import functools
-import multiprocessing
 import re
 import sys
 from pathlib import Path
 
 import engine.machine  # noqa: F401       before torch
 import numpy as np
-from tqdm import tqdm
 
 from english.sentences import vocabulary
 from english.text import PHONES, lexicon, read
-from lab.metrics import SAMPLE_RATE, load, mean_of, shared_names, table
+from lab.metrics import SAMPLE_RATE, hear, in_two, load, mean_of, shared_names, table
 from lab.reader import load_reader, spoken_phones
 
 
@@ -74,18 +72,11 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[a-z']+", text.lower())
 
 
-def hear(decoder, audio: np.ndarray) -> list[str]:
-    """The words that a decoder finds in a waveform (n,)."""
-    # Without a faint noise at the end the last words are lost.
+def hear_words(decoder, audio: np.ndarray) -> list[str]:
+    """The words that a decoder finds in a waveform (n,), without its marks of silence and of the
+    second pronunciation of a word."""
     noise = 5e-4 * np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE // 10)
-    sound = np.concatenate((noise, audio, noise)).clip(-1, 1)
-    # Forget the clip before: the order must not matter.
-    decoder.reinit_feat()
-    decoder.start_utt()
-    decoder.process_raw((32767 * sound).astype("<i2").tobytes(), full_utt=True)
-    decoder.end_utt()
-    hypothesis = decoder.hyp()
-    found = hypothesis.hypstr.lower().split() if hypothesis else []
+    found = hear(decoder, np.concatenate((noise, audio)))
     return [re.sub(r"\(\d+\)$", "", word) for word in found if word[0] not in "<["]
 
 
@@ -116,7 +107,7 @@ def choose(jobs: list[tuple[str, np.ndarray]], choices: int) -> list[list[bool]]
         decoder.add_jsgf_string(
             f"s{place}", f"#JSGF V1.0; grammar s{place}; public <s{place}> = {rules};")
         decoder.activate_search(f"s{place}")
-        heard = hear(decoder, audio)
+        heard = hear_words(decoder, audio)
         wrong.append([len(heard) != len(truth) or heard[i] != word
                       for i, word in enumerate(truth)])
     return wrong
@@ -138,17 +129,8 @@ def general(jobs: list[tuple[str, np.ndarray]]) -> list[tuple[int, int]]:
     One worker's share."""
     from pocketsphinx import Decoder
     decoder = Decoder(loglevel="FATAL")
-    return [(errors(align(words_of(text), hear(decoder, audio))), len(words_of(text)))
+    return [(errors(align(words_of(text), hear_words(decoder, audio))), len(words_of(text)))
             for text, audio in jobs]
-
-
-def in_two(function, jobs: list, label: str) -> list:
-    """function(list of jobs) -> list, in shares, by two processes."""
-    shares = [jobs[first:first + 8] for first in range(0, len(jobs), 8)]
-    with multiprocessing.Pool(2) as pool:
-        done = list(tqdm(pool.imap(function, shares), desc=label, total=len(shares),
-                         unit="8 clips", leave=False))
-    return [result for share in done for result in share]
 
 
 # ------------------------------------------------------------------------------------------ table

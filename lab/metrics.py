@@ -123,6 +123,29 @@ def load(folder: Path | str, names: list[str] | None = None) -> tuple[dict[str, 
 
 
 # ---------------------------------------------------------------------------------------- words
+def hear(decoder, sound: np.ndarray) -> list[str]:
+    """The words that a decoder of pocketsphinx finds in a waveform (n,)."""
+    # Without a faint noise at the end the last words are lost.
+    noise = 5e-4 * np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE // 10)
+    sound = np.concatenate((sound, noise)).clip(-1, 1)
+    # Forget the clip before: the order must not matter.
+    decoder.reinit_feat()
+    decoder.start_utt()
+    decoder.process_raw((32767 * sound).astype("<i2").tobytes(), full_utt=True)
+    decoder.end_utt()
+    hypothesis = decoder.hyp()
+    return hypothesis.hypstr.lower().split() if hypothesis else []
+
+
+def in_two(function, jobs: list, label: str) -> list:
+    """function(list of jobs) -> list, in shares, by two processes."""
+    shares = [jobs[first:first + 8] for first in range(0, len(jobs), 8)]
+    with multiprocessing.Pool(2) as pool:
+        done = list(tqdm(pool.imap(function, shares), desc=label, total=len(shares),
+                         unit="8 clips", leave=False))
+    return [result for share in done for result in share]
+
+
 def recognise_share(audios: list[np.ndarray]) -> list[list[str]]:
     """Recognise some clips; one worker's share of `recognise`."""
     from pocketsphinx import Decoder
@@ -140,20 +163,9 @@ def recognise_share(audios: list[np.ndarray]) -> list[list[str]]:
         "sentence", f"#JSGF V1.0; grammar sentence; public <sentence> = {rules};")
     decoder.activate_search("sentence")
 
-    # Without a faint noise at the end the last words are lost.
-    noise = 5e-4 * np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE // 10)
     heard = []
     for audio in audios:
-        sound = np.concatenate((audio, noise)).clip(-1, 1)
-        # Forget the clip before: the order must not matter.
-        decoder.reinit_feat()
-        decoder.start_utt()
-        decoder.process_raw((32767 * sound).astype("<i2").tobytes(), full_utt=True)
-        decoder.end_utt()
-        hypothesis = decoder.hyp()
-        words = []
-        if hypothesis:
-            words = hypothesis.hypstr.lower().replace("letter_a", "a").split()
+        words = [word.replace("letter_a", "a") for word in hear(decoder, audio)]
         heard.append(words if len(words) == len(GRID) else [])
     return heard
 
@@ -165,12 +177,7 @@ def recognise(audios: list[np.ndarray]) -> list[list[str]]:
         import pocketsphinx  # noqa: F401       for the message; the workers use it
     except ImportError:
         raise RuntimeError("word errors need pocketsphinx: pip install pocketsphinx") from None
-    shares = [audios[first:first + 8] for first in range(0, len(audios), 8)]
-    with multiprocessing.Pool(2) as pool:
-        working = pool.imap(recognise_share, shares)
-        done = list(tqdm(working, desc="recognising", total=len(shares), unit="8 clips",
-                         leave=False))
-    return [words for share in done for words in share]
+    return in_two(recognise_share, audios, "recognising")
 
 
 def in_grammar(text: str) -> bool:
