@@ -278,6 +278,13 @@ class AudioVAE(nn.Module):
             valid = position[None] < 2 * frames[:, None]                      # (B, 2 T)
         return self.semantic((log_mel + 4) / 4, valid)
 
+    def read(self, wave: Tensor) -> Tensor:
+        """(B, n) -> what the CTC loss has taught the semantic encoder to read: the logarithms of
+        the probabilities of its blank, 0, and of the text's symbols, at 50 Hz, (B, 2 T,
+        vocabulary). T as for `encode`."""
+        wave = F.pad(wave, (0, -wave.shape[1] % self.samples_per_frame))
+        return self.ctc_head(self.semantics(wave)).float().log_softmax(-1)
+
     def bottleneck(self, wave: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
         """(B, n) and its semantic features at 25 Hz (B, T, D) -> mean and deviation of the
         posterior, each (B, T, d)."""

@@ -23,6 +23,7 @@ import math
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 from model import HeadInput, Modality, Transformer, initialise, zero_init
@@ -53,10 +54,13 @@ class FlowHead(nn.Module):
             unconditional velocity, which classifier-free guidance needs.
         drop_history: share of training rows whose history is zeroed, so that the head does not
             lean on the past alone. 1 is a head without history, also in sampling.
+        frames: P, if the first token, of hidden state and timestep, is also added to each noisy
+            frame, by a projection of that frame's own. 0: it is not, as in the paper, whose larger
+            heads learn to spread it by attention.
     """
 
     def __init__(self, latent: int, condition: int, hidden_width: int, width: int, layers: int,
-                 attention_heads: int, drop_hidden=0.1, drop_history=0.05):
+                 attention_heads: int, drop_hidden=0.1, drop_history=0.05, frames=0):
         super().__init__()
         # Each kind of token is projected to D, then all of them to the width of the head: two
         # linear projections in a row, as in the release.
@@ -65,6 +69,9 @@ class FlowHead(nn.Module):
         self.condition_in = nn.Linear(condition, hidden_width)
         self.time = time_mlp(hidden_width)
         self.step = time_mlp(hidden_width)
+        self.frames_in = None
+        if frames:
+            self.frames_in = nn.Linear(hidden_width, frames * hidden_width, bias=False)
         self.input = nn.Linear(hidden_width, width)
         self.transformer = Transformer(width, layers, attention_heads)
         self.out = zero_init(nn.Linear(width, latent))
@@ -81,11 +88,15 @@ class FlowHead(nn.Module):
                  condition: Tensor) -> Tensor:
         """Noisy frames x (M, P, d) at timesteps t (M,), hidden (M, D), history (M, P, d),
         condition (M, G) -> velocity (M, P, d)."""
+        first = hidden + self.time_embedding(t)                               # (M, D)
+        noisy = self.noisy_in(x)                                              # (M, P, D)
+        if self.frames_in is not None:
+            noisy = noisy + rearrange(self.frames_in(first), "M (P D) -> M P D", P=x.shape[1])
         tokens = torch.cat((
-            (hidden + self.time_embedding(t))[:, None],                       # (M, 1, D)
+            first[:, None],                                                   # (M, 1, D)
             self.condition_in(condition)[:, None],                            # (M, 1, D)
             self.history_in(history),                                         # (M, P, D)
-            self.noisy_in(x)), 1)                                             # (M, P, D)
+            noisy), 1)                                                        # (M, P, D)
         tokens = self.transformer(self.input(tokens))                         # (M, 2 + 2 P, width)
         # The velocity is read off the last P tokens, those of the noisy frames.
         return self.out(tokens[:, -x.shape[1]:])                              # (M, P, d)
@@ -215,15 +226,17 @@ class SeparateHeads(nn.ModuleDict):
         patch: frames per patch (separate heads take any number; another class may need it).
         repeats: draws of timestep and noise per patch and training step (the release: 2).
         drop_hidden, drop_history: see FlowHead.
+        hidden_per_frame: whether each noisy frame gets the hidden state, see `frames` of FlowHead.
 
     Another class with this constructor, `loss` and `sample` takes its place by `--heads`.
     """
 
     def __init__(self, modalities: dict[str, Modality], hidden_width: int, width: int, layers: int,
-                 attention_heads: int, patch: int, repeats=2.0, drop_hidden=0.1, drop_history=0.05):
+                 attention_heads: int, patch: int, repeats=2.0, drop_hidden=0.1, drop_history=0.05,
+                 hidden_per_frame=False):
         super().__init__({
             name: FlowHead(m.latent, m.condition, hidden_width, width, layers, attention_heads,
-                           drop_hidden, drop_history)
+                           drop_hidden, drop_history, patch * hidden_per_frame)
             for name, m in modalities.items()})
         self.repeats = repeats
 

@@ -35,6 +35,7 @@ from torch import Tensor
 FPS = 25                                  # latent frames per second, the same in every modality
 IGNORE = -100                             # stop label of a position that does not count
 SPEECH_ONLY, SPEECH_AND_VIDEO = 0, 1      # the task tags, in the released code's order
+ALIGNMENT_NOISE = 0.2                     # of positions in the text, symbols; see Talker.forward
 
 
 @dataclass(frozen=True)
@@ -375,25 +376,39 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=F
     return labels, torch.where(stops.any(), zeros, 1.0)
 
 
-class Clock(nn.Module):
-    """An embedding of time, in patches, for text and patches alike. Not in the paper.
+class Alignment(nn.Module):
+    """Where in the text the voice is. Not in the paper.
 
-    A text symbol gets the time at which it is spoken at the usual pace, and a patch its own. So
-    attention finds the part of the text that is due before it has learned to read, and content
-    settles the rest (docs/paper.md).
+    A position is a number of text symbols. Symbol i stands at position i, and a patch at the number
+    of symbols that have been spoken when it ends. An embedding of the position is added to both, so
+    that attention finds what is due: without it a Talker of a few minutes loses its place in long
+    sentences (docs/paper.md).
+
+    In training the positions are given, by an alignment of the clip with its text. In generation
+    they are the sum of what `advance` finds, patch by patch.
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, patch_size: int):
+        """width: D. patch_size: P d, the size of a patch of the leading stream."""
         super().__init__()
-        # Periods from 3 to 300 patches.
+        # Periods from 3 to 300 symbols.
         steps = torch.linspace(0, 1, width // 2)
         self.register_buffer("frequency", 2 * math.pi / (3 * 100 ** steps), persistent=False)
-        self.project = nn.Linear(width, width, bias=False)
+        self.embed = nn.Linear(width, width, bias=False)
+        self.project = nn.Linear(width + patch_size, width)
+        self.out = nn.Linear(width, 1)
 
-    def forward(self, time: Tensor) -> Tensor:
-        """Times (...) -> (..., D)."""
-        angle = time[..., None] * self.frequency                              # (..., D / 2)
-        return self.project(torch.cat((angle.sin(), angle.cos()), -1))
+    def forward(self, position: Tensor) -> Tensor:
+        """Positions (...) -> embeddings (..., D)."""
+        angle = position[..., None] * self.frequency                          # (..., D / 2)
+        return self.embed(torch.cat((angle.sin(), angle.cos()), -1))
+
+    def advance(self, hidden: Tensor, patch: Tensor) -> Tensor:
+        """Hidden states (B, N, D), and the patches of the leading stream that they predict
+        (B, N, P, d) -> how many symbols each patch speaks, (B, N)."""
+        patch = rearrange(patch, "B N P d -> B N (P d)")
+        x = torch.cat((hidden, patch.to(hidden.dtype)), -1)                   # (B, N, D + P d)
+        return self.out(F.silu(self.project(x)))[..., 0].float()
 
 
 # --------------------------------------------------------------------------------------- Talker
@@ -414,12 +429,13 @@ class Talker(nn.Module):
         encode_absence: how generation treats a delayed stream that has not begun. True: as
             training does, it adds the token of a patch without frames. False: it adds no token,
             as the released code does, which disagrees there with its own training.
-        pace: patches per text symbol, for a Clock; 0: no Clock, as in the paper.
+        alignment_weight: of the loss of an Alignment; 0: there is none, as in the paper.
     """
 
     def __init__(self, modalities: dict[str, Modality], heads: nn.Module, backbone: Backbone,
                  vocabulary: int, patch: int, patch_layers: int, patch_heads: int,
-                 regression_weight=0.0, condition_backbone=False, encode_absence=True, pace=0.0):
+                 regression_weight=0.0, condition_backbone=False, encode_absence=True,
+                 alignment_weight=0.0):
         super().__init__()
         width = backbone.norm.weight.numel()
         self.modalities = dict(modalities)
@@ -431,8 +447,13 @@ class Talker(nn.Module):
         self.task = nn.Embedding(2, width)
         leading = modalities[self.leader].condition
         self.condition_in = nn.Linear(leading, width) if condition_backbone else None
-        self.pace = pace
-        self.clock = Clock(width) if pace else None
+        self.alignment_weight = alignment_weight
+        self.alignment = None
+        if alignment_weight:
+            if modalities[self.leader].delay:
+                raise ValueError(f"an Alignment follows the leading stream, {self.leader}, which "
+                                 "can't be delayed then")
+            self.alignment = Alignment(width, patch * modalities[self.leader].latent)
         # What stands in for the token of a stream that a sample does not have.
         self.absent = nn.ParameterDict(
             {name: torch.zeros(width) for name in modalities if name != self.leader})
@@ -463,9 +484,8 @@ class Talker(nn.Module):
         condition (B, G) of the leading modality -> (B, 1 + L, D), (B, 1 + L).
         """
         x = self.embedding(text)                                              # (B, L, D)
-        if self.clock is not None:
-            # When each symbol is spoken, if it is spoken at the usual pace.
-            x = x + self.clock(self.pace * (text_mask.cumsum(1) - 1))
+        if self.alignment is not None:
+            x = x + self.alignment(text_mask.cumsum(1) - 1)                   # 0, 1, 2, ...
         x = F.pad(x, (0, 0, 1, 0))                                            # (B, 1 + L, D)
         valid = F.pad(text_mask, (1, 0))                                      # (B, 1 + L)
         tag = self.task(torch.where(speech_only, SPEECH_ONLY, SPEECH_AND_VIDEO))     # (B, D)
@@ -480,8 +500,15 @@ class Talker(nn.Module):
         """Frames (B, N P, d) -> patches (B, N, P, d)."""
         return rearrange(x, "B (N P) d -> B N P d", P=self.patch)
 
+    def patch_ends(self, spoken: Tensor, N: int) -> Tensor:
+        """Symbols spoken by the end of each frame (B, T) -> of each of N positions, (B, N). Where
+        only a delayed stream goes on, they stay as they were."""
+        ends = spoken[:, self.patch - 1::self.patch]
+        return F.pad(ends, (0, N - ends.shape[1]), "replicate")
+
     # ---- training
-    def teacher_forced(self, text, text_mask, latents, frames, conditions, present=None):
+    def teacher_forced(self, text, text_mask, latents, frames, conditions, present=None,
+                       spoken=None):
         """One pass over whole samples, with the ground truth as the past of every position.
 
         Args:
@@ -491,6 +518,8 @@ class Talker(nn.Module):
             conditions: name -> (B, G).
             present: name -> (B,) bool, False for samples that do not have this stream. Streams
                 that are not named are present everywhere, the leading one always is.
+            spoken: (B, T) for an Alignment: how many text symbols have been spoken by the end of
+                each frame of the leading stream.
 
         Returns:
             hidden (B, N, D): position j predicts patch j. N counts the positions of the longest
@@ -534,8 +563,8 @@ class Talker(nn.Module):
             mask = has_frame.any(-1) & present[name][:, None]                 # (B, N)
             inputs[name] = (history, conditions[name], clean, mask)
 
-        if self.clock is not None:
-            token = token + self.clock(torch.arange(N - 1, device=text.device))
+        if self.alignment is not None:
+            token = token + self.alignment(self.patch_ends(spoken, N)[:, :-1])
 
         # Text and patches pass the backbone as one sequence. The last text position predicts
         # patch 0, so what stands before it is cut off.
@@ -547,11 +576,17 @@ class Talker(nn.Module):
         return hidden, {n: HeadInput(hidden, *rest) for n, rest in inputs.items()}, positions
 
     def forward(self, text, text_mask, latents, frames, conditions, present=None,
-                generator=None) -> tuple[Tensor, dict]:
+                generator=None, spoken=None) -> tuple[Tensor, dict]:
         """The loss, and what to log: name -> scalar; name_by_time -> loss per bin of the timestep
         (see FlowHead.loss). The arguments are those of `teacher_forced`."""
+        # The Talker learns with positions in the text that are a little wrong, as they will be in
+        # generation, and `advance` learns to correct them.
+        about = None
+        if self.alignment is not None:
+            noise = torch.randn(spoken.shape, generator=generator, device=spoken.device)
+            about = (spoken + ALIGNMENT_NOISE * noise).clamp(min=0)           # (B, T)
         hidden, inputs, positions = self.teacher_forced(
-            text, text_mask, latents, frames, conditions, present)
+            text, text_mask, latents, frames, conditions, present, about)
 
         # Flow matching: each head compares its velocity with the ground truth's.
         losses, log = self.heads.loss(inputs, generator)
@@ -566,6 +601,16 @@ class Talker(nn.Module):
             pos_weight=0.3 * zeros)                                           # (B, N)
         log["stop"] = (stop * counts).sum() / counts.sum()
         total = total + log["stop"]
+
+        # How many symbols each patch speaks, from where the model believes it is.
+        if self.alignment is not None:
+            x = inputs[self.leader]
+            N = hidden.shape[1]
+            before = F.pad(self.patch_ends(about, N)[:, :-1], (1, 0))         # (B, N)
+            step = self.patch_ends(spoken, N) - before
+            error = (self.alignment.advance(hidden, x.target) - step).square() * x.mask
+            log["alignment"] = error.sum() / x.mask.sum().clamp(min=1)
+            total = total + self.alignment_weight * log["alignment"]
 
         # The auxiliary regression. Padding and absent streams do not count.
         for name, regressor in self.regressors.items():
@@ -620,6 +665,7 @@ class Talker(nn.Module):
         history = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in active.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
+        spoken = torch.zeros(B, 1, device=text.device)
         for i in range(max_patches):
             # Does the next patch end the sample? One forward pass of a small MLP says so.
             stop = self.stop(hidden)[:, 0].sigmoid() >= threshold             # (B,)
@@ -650,8 +696,10 @@ class Talker(nn.Module):
                 elif name not in patches and self.encode_absence:
                     nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
                     token = token + self.encoders[name](history[name], nothing)
-            if self.clock is not None:
-                token = token + self.clock(torch.tensor([i], device=text.device))
+            if self.alignment is not None:
+                spoken = spoken + self.alignment.advance(hidden, patches[self.leader])
+                spoken = spoken.clamp(min=0).minimum(text_mask.sum(1, keepdim=True))
+                token = token + self.alignment(spoken)
             length = cache[0].length + 1
             hidden = self.backbone(token, valid[:, :length] if padded else None, cache)
 

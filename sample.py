@@ -32,7 +32,6 @@ from pathlib import Path
 from engine.machine import pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -158,11 +157,10 @@ class Models:
     def transcribe(self, wave: np.ndarray) -> str:
         """The text that the audio autoencoder's CTC head reads in a waveform (n,): the likeliest
         symbol of each 20 ms, repetitions and blanks removed. Phones are written in braces."""
-        if not hasattr(self.audio, "ctc_head"):
+        if not hasattr(self.audio, "read"):
             raise ValueError("this audio autoencoder can't read: say with --text what is spoken")
-        padding = -len(wave) % self.audio.samples_per_frame
-        wave = F.pad(torch.from_numpy(wave), (0, padding)).to(self.device)
-        scores = self.audio.ctc_head(self.audio.semantics(wave[None]))[0]     # (2 T, symbols)
+        wave = torch.from_numpy(wave).to(self.device)
+        scores = self.audio.read(wave[None])[0]                               # (2 T, symbols)
         ids = scores.argmax(-1).unique_consecutive().tolist()
         alphabet = self.config.alphabet
         text = alphabet.write([alphabet.symbols[i] for i in ids if i > 0])

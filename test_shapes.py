@@ -72,6 +72,7 @@ def test_padding_changes_nothing():
     alone = second(batch)
     alone["text"], alone["text_mask"] = alone["text"][:, 3:], alone["text_mask"][:, 3:]
     alone["latents"] = {k: v[:, :3 * config.patch] for k, v in alone["latents"].items()}
+    alone["spoken"] = alone["spoken"][:, :3 * config.patch]
     assert error(talker.teacher_forced(**alone)[0], hidden[1:2, :3]) < 1e-5
 
 
@@ -96,15 +97,20 @@ def test_cached_generation_equals_the_full_pass(delay, patch):
         draws.append(torch.randn(shape))
         return draws[-1]
 
+    # How far in the text each patch is, as generation embeds it, for the full pass to be told.
+    positions = []
+    talker.alignment.register_forward_pre_hook(lambda module, inputs: positions.append(*inputs))
     steps = talker.generate(batch["text"], batch["text_mask"], batch["conditions"], noise, 6,
                             steps=3, stop_hits=99)
     steps = [patches for patches, _ in steps]
+    spoken = torch.cat(positions[1:], 1).repeat_interleave(patch, 1)
     made = {name: torch.cat([p[name] for p in steps if name in p], 1)
             for name in talker.modalities}
     assert made["audio"].shape == (3, 6 * patch, config.audio_latent)
     assert made["motion"].shape == (3, (6 - delay) * patch, config.motion_size)
     frames = {name: torch.full((3,), x.shape[1]) for name, x in made.items()}
-    _, inputs, _ = talker.teacher_forced(**(batch | {"latents": made, "frames": frames}))
+    _, inputs, _ = talker.teacher_forced(
+        **(batch | {"latents": made, "frames": frames, "spoken": spoken}))
 
     again = iter(draws)
     for i in range(6):

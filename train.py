@@ -43,6 +43,7 @@ import heads
 from autoencoders import (AudioVAE, MotionAutoencoder, SpeakerEncoder, pictures_to_tensor,
                           tensor_to_pictures)
 from engine import kernels
+from engine.alignment import spoken_symbols
 from engine.checkpoints import finished, load_checkpoint, save_checkpoint
 from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, rank,
                               run_in_processes, world)
@@ -112,11 +113,12 @@ class Config:
     patch_layers: int = 1
     patch_heads: int = 3
     condition_backbone: bool = True     # the speaker embedding conditions the backbone too
-    pace: float = 0.5               # patches per text symbol, see model.Clock; 0: no Clock
+    alignment_weight: float = 0.3   # of the loss of model.Alignment; 0: there is none
     heads: str = "SeparateHeads"    # the flow-matching heads: a class of heads.py, or module:Class
     flow_width: int = 128
     flow_layers: int = 3
     flow_heads: int = 2
+    hidden_per_frame: bool = True   # each noisy frame gets the hidden state, see heads.FlowHead
     flow_repeats: float = 1.0       # draws of timestep and noise per target (the release: 2)
     drop_hidden: float = 0.1
     drop_history: float = 0.05      # 1: no history
@@ -144,9 +146,9 @@ class Config:
 
     # ---- Sampling, chosen on the dev split.
     euler_steps: int = 8            # of sampling, see heads.FlowHead.sample
-    guidance: float = 1.5
-    temperature: float = 0.6
-    stop_hits: int = 2              # stop at so many patches in a row above one half
+    guidance: float = 2.0
+    temperature: float = 0.3
+    stop_hits: int = 3              # stop at so many patches in a row above one half
     stop_keeps: bool = True         # the patch that says stop is still part of the sample
     stop_shortest: int = 0          # patches in which nothing counts as a stop
 
@@ -159,6 +161,12 @@ class Config:
     def alphabet(self) -> "data.Alphabet":
         """What the audio autoencoder's CTC loss reads, and the Talker but for Qwen's tokens."""
         return data.ALPHABETS.get(self.tokens, data.ALPHABETS["characters"])
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the latents come with an alignment: the audio autoencoder has to read the ids
+        that the Talker does."""
+        return self.tokens != "qwen" and self.autoencoders == "small"
 
     @property
     def voice_size(self) -> int:
@@ -181,7 +189,7 @@ PRESETS = {
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
         motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, short_first=0.0,
-        talker_steps=1300, jitter=3, stop_hits=3),
+        talker_steps=1300, jitter=3, guidance=1.5, temperature=0.6),
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
         size=512, sample_rate=24000, tokens="qwen", autoencoders="paper", clips=1000000,
@@ -189,8 +197,9 @@ PRESETS = {
         audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
         voice_statistics=False, condition_backbone=False, motion_size=40, motion_coarse=1024,
         motion_steps=500000, width=1024, layers=28, attention_heads=16, kv_heads=8, head_dim=128,
-        mlp_width=3072, patch_layers=4, patch_heads=8, pace=0.0, short_first=0.0,
-        flow_width=1024, flow_layers=8, flow_heads=8, flow_repeats=2.0, motion_weight=8.0,
+        mlp_width=3072, patch_layers=4, patch_heads=8, alignment_weight=0.0, short_first=0.0,
+        flow_width=1024, flow_layers=8, flow_heads=8, hidden_per_frame=False, flow_repeats=2.0,
+        motion_weight=8.0,
         regression_weight=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256,
         learning_rate=1e-4, muon_rate=0.0, decay=1.0, start="Qwen/Qwen3-0.6B", euler_steps=10,
         guidance=2.0, temperature=0.7, stop_hits=1),
@@ -362,12 +371,13 @@ def build(stage: str, config: Config) -> torch.nn.Module:
     flow = head_class(c.heads)(
         modalities, hidden_width=c.width, width=c.flow_width, layers=c.flow_layers,
         attention_heads=c.flow_heads, patch=c.patch, repeats=c.flow_repeats,
-        drop_hidden=c.drop_hidden, drop_history=c.drop_history)
+        drop_hidden=c.drop_hidden, drop_history=c.drop_history,
+        hidden_per_frame=c.hidden_per_frame)
     backbone = Backbone(
         c.width, c.layers, c.attention_heads, c.kv_heads, c.head_dim, c.mlp_width)
     talker = Talker(
         modalities, flow, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads,
-        c.regression_weight, c.condition_backbone, pace=c.pace)
+        c.regression_weight, c.condition_backbone, alignment_weight=c.alignment_weight)
     initialise(talker)
     return talker
 
@@ -542,6 +552,14 @@ def encode_clip(out: Path, source, index: int):
     if isinstance(clip, data.BrokenClip):
         return clip
     item = dict(name=clip.name, text=clip.text)
+    if frozen.config.aligned:
+        # Where in its text the clip is at every frame, by what the audio autoencoder reads.
+        scores = frozen.audio.read(waveform(frozen, clip))[0].numpy()         # (2 T, symbols)
+        try:
+            spoken = spoken_symbols(scores, frozen.config.alphabet.encode(clip.text))
+        except ValueError as error:
+            return data.BrokenClip(clip.name, f"its text and its sound do not match: {error}")
+        item["spoken"] = spoken[:, None]                                      # (T, 1)
     for name, stream in MODALITIES.items():
         latents = stream.encode(frozen, clip)
         item[name] = latents.numpy()
@@ -583,6 +601,8 @@ def vary(item: dict, half: float, cut: float, config: Config) -> dict:
             condition = stream.vary(config, condition, item[name], half)
         seen[name] = item[name][skip:]
         seen[f"{name}_condition"] = condition
+    if config.aligned:
+        seen["spoken"] = item["spoken"][skip:]                                # (T, 1)
     return seen
 
 
@@ -612,7 +632,7 @@ def train_talker(config: Config, device, dtype) -> None:
             frames={name: frames for name in MODALITIES},
             conditions={name: batch[f"{name}_condition"] for name in MODALITIES},
             present={name: batch["with_video"] for name in MODALITIES if name != talker.leader},
-            generator=generator)
+            generator=generator, spoken=batch["spoken"][..., 0] if config.aligned else None)
 
     order = data.BatchOrder(clips.frames, config.talker_batch, config.seed,
                             int(config.short_first * config.talker_steps))

@@ -124,12 +124,16 @@ class FastPatchEncoder(PatchEncoder):
 
 class FastFlowHead(FlowHead):
     def velocity(self, x, t, hidden, history, condition) -> Tensor:
+        first = hidden + self.time_embedding(t)                               # (M, D)
+        noisy = self.noisy_in(x)                                              # (M, P, D)
+        if self.frames_in is not None:
+            noisy = noisy + self.frames_in(first).view(noisy.shape)
         # One product for the tokens that share a projection to the width of the head.
         tokens = torch.cat((
-            self.input(hidden + self.time_embedding(t))[:, None],             # (M, 1, width)
+            self.input(first)[:, None],                                       # (M, 1, width)
             self.input(torch.cat((self.condition_in(condition)[:, None],
                                   self.history_in(history)), 1)),             # (M, 1 + P, width)
-            self.input(self.noisy_in(x))), 1)                                 # (M, P, width)
+            self.input(noisy)), 1)                                            # (M, P, width)
         frames = slice(-x.shape[1], None)
         return self.out(read_tokens(self.transformer, tokens, frames))        # (M, P, d)
 
@@ -161,8 +165,9 @@ def few_losses(talker: nn.Module) -> Tensor:
     frames = torch.tensor([length, length - 1], device=device)
     latents = {name: noise(2, length, m.latent) for name, m in talker.modalities.items()}
     conditions = {name: noise(2, m.condition) for name, m in talker.modalities.items()}
+    spoken = torch.linspace(0, 5, length, device=device).expand(2, -1)        # (B, T)
     hidden, inputs, _ = talker.teacher_forced(
-        text, mask, latents, dict.fromkeys(latents, frames), conditions)
+        text, mask, latents, dict.fromkeys(latents, frames), conditions, spoken=spoken)
     losses, _ = talker.heads.loss(inputs, generator)
     # The losses are of the order of 1, and hidden states are normalised.
     return torch.cat((hidden.flatten(), torch.stack(list(losses.values()))))

@@ -325,6 +325,9 @@ class FusedHead(nn.Module):
         self.no_history = heads[0].drop_history == 1
         for name in ("noisy_in", "history_in", "condition_in", "input", "out"):
             setattr(self, name, Product([getattr(head, name) for head in heads]))
+        self.frames_in = None
+        if heads[0].frames_in is not None:
+            self.frames_in = Product([head.frames_in for head in heads])
         self.transformer = FusedTransformer([head.transformer for head in heads])
         embeddings = [head.time_embedding for head in heads]
         # The timesteps are the same for every patch.
@@ -348,25 +351,31 @@ class FusedHead(nn.Module):
             hidden = torch.stack((hidden, torch.zeros_like(hidden)), 1).flatten(0, 1)
             context = context.repeat_interleave(2, 0)                         # (2 M, 1 + P, W)
 
-        # The first token, for all steps at once.
+        # The first token and what it adds to the noisy frames, for all steps at once.
         times = self.time_embeddings(tuple(t[:-1].tolist()))[:, None]         # (K, 1, steps, D)
         now = hidden.view(len(times), -1, 1, hidden.shape[-1]) + times        # (K, R, steps, D)
-        now = self.input(now.flatten(0, 1)).transpose(0, 1)                   # (steps, M, W)
+        now = now.flatten(0, 1)                                               # (M, steps, D)
+        frames = z.new_zeros(now.shape[1])
+        if self.frames_in is not None:
+            frames = rearrange(self.frames_in(now), "M steps (P D) -> steps M P D", P=z.shape[1])
+        now = self.input(now).transpose(0, 1)                                 # (steps, M, W)
 
         x = z * temperature
-        for token, step in zip(now, t.diff()):
-            x = self.euler_step(x, token, context, step, guidance, zero_star)
+        for token, added, step in zip(now, frames, t.diff()):
+            x = self.euler_step(x, token, added, context, step, guidance, zero_star)
         return x
 
-    def euler_step_plainly(self, x, token, context, step, guidance: float, zero_star: bool):
+    def euler_step_plainly(self, x, token, added, context, step, guidance: float,
+                           zero_star: bool):
         if guidance == 1:
-            return x + step * self.velocity(x, token, context)
-        v = self.velocity(x.repeat_interleave(2, 0), token, context)
+            return x + step * self.velocity(x, token, added, context)
+        v = self.velocity(x.repeat_interleave(2, 0), token, added, context)
         return x + step * guide(v[::2], v[1::2], guidance, zero_star)
 
-    def velocity(self, x: Tensor, token: Tensor, context: Tensor) -> Tensor:
-        """x (M, P, d), token (M, W) of hidden state and timestep, context (M, 1 + P, W)."""
-        tokens = torch.cat((token[:, None], context, self.input(self.noisy_in(x))), 1)
+    def velocity(self, x: Tensor, token: Tensor, added: Tensor, context: Tensor) -> Tensor:
+        """x (M, P, d), token (M, W) of hidden state and timestep, what it adds to the noisy frames
+        (M, P, D), or one 0, context (M, 1 + P, W)."""
+        tokens = torch.cat((token[:, None], context, self.input(self.noisy_in(x) + added)), 1)
         return self.out(self.transformer(tokens, read=slice(-x.shape[1], None)))
 
 

@@ -171,6 +171,9 @@ def check_settings(config) -> None:
     if config.jitter + config.patch > SHORTEST:
         raise ValueError(f"--jitter and --patch are at most {SHORTEST} frames together, the "
                          "shortest clip's length")
+    if config.alignment_weight and not config.aligned:
+        raise ValueError("an alignment comes from what the small audio autoencoder reads: "
+                         "--alignment_weight=0 goes with --tokens=qwen and --autoencoders=paper")
 
 
 # -------------------------------------------------------------------------------- another run
@@ -241,6 +244,8 @@ def check_frozen(config, modalities: dict) -> None:
     for name, modality in modalities.items():
         widths[name] = modality.latent
         widths[f"{name}_condition"] = modality.condition
+    if config.aligned:
+        widths["spoken"] = 1
     found = json.loads(latents.read_text())["widths"]
     if found != widths:
         raise ValueError(

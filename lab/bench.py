@@ -135,8 +135,11 @@ def batch_of(config: train.Config, device: torch.device, batch: int, patches=16,
     conditions = {name: torch.randn(batch, m.condition, generator=generator)
                   for name, m in modalities.items()}
     conditions["motion"] = latents["motion"][:, 0]
+    # The text is spoken evenly.
+    spoken = torch.arange(1, patches * P + 1) / frames[:, None] * tokens[:, None]     # (B, T)
     return to_device(dict(text=ids, text_mask=mask, latents=latents,
-                          frames=dict.fromkeys(modalities, frames), conditions=conditions), device)
+                          frames=dict.fromkeys(modalities, frames), conditions=conditions,
+                          spoken=spoken), device)
 
 
 def training_step(talker, batch: dict, optimizers: list, device: torch.device,

@@ -44,6 +44,7 @@ def random_batch(config, batch=3, patches=5, text=7) -> dict:
         latents={n: torch.randn(batch, patches * P, m.latent) * present
                  for n, m in modalities.items()},
         frames=dict.fromkeys(modalities, frames),
+        spoken=torch.linspace(0, text, patches * P).expand(batch, -1),
         conditions={n: torch.randn(batch, m.condition) for n, m in modalities.items()})
 
 

@@ -104,11 +104,11 @@ def test_a_training_step_cuts_every_stream_and_takes_the_voice_of_a_half():
     c = train.parse_config(["--config=tiny", "--jitter=3"])
     item = dict(text=torch.arange(5), audio=torch.randn(21, c.audio_latent),
                 audio_condition=torch.randn(c.voice_size), motion=torch.randn(21, 6),
-                motion_condition=torch.randn(6))
+                motion_condition=torch.randn(6), spoken=torch.randn(21, 1))
     embedding = item["audio_condition"][:c.speaker_size]
     for half, cut, rows, skip in ((0, 0, slice(0, 10), 0), (.999, .999, slice(11, 21), 3)):
         seen = train.vary(item, half, cut, c)
-        for name in ("audio", "motion"):
+        for name in ("audio", "motion", "spoken"):
             assert torch.equal(seen[name], item[name][skip:])
         for name in ("text", "motion_condition"):
             assert torch.equal(seen[name], item[name])

@@ -60,7 +60,7 @@ def random_latents(out: Path) -> Path:
 
     items = [dict(name=str(i), text="bin blue at f two now",
                   audio=draw(20 + i, config.audio_latent), motion=draw(20 + i, config.motion_size),
-                  motion_condition=draw(config.motion_size),
+                  motion_condition=draw(config.motion_size), spoken=draw(1).repeat(20 + i)[:, None],
                   audio_condition=draw(config.voice_size)) for i in range(16)]
     data.LatentSet.write(out / "latents", items)
     return out

@@ -321,7 +321,7 @@ class JointHeads(torch.nn.Module):
     """One FlowHead for all streams, and a parameter beside it."""
 
     def __init__(self, modalities, hidden_width, width, layers, attention_heads, patch, repeats,
-                 drop_hidden, drop_history):
+                 drop_hidden, drop_history, hidden_per_frame):
         super().__init__()
         latent = sum(m.latent for m in modalities.values())
         self.head = FlowHead(latent, 4, hidden_width, width, layers, attention_heads)

@@ -36,7 +36,7 @@ def test_a_field_of_a_fork_needs_no_change():
 
 
 TABLE = {"audio": Modality(latent=3, condition=5)}
-WIDTHS = {"audio": 3, "audio_condition": 5}
+WIDTHS = {"audio": 3, "audio_condition": 5, "spoken": 1}
 
 
 def finished_run(out: Path, *options: str) -> Path:

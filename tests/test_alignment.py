@@ -1,0 +1,114 @@
+"""Forced alignment by a CTC loss's scores (engine/alignment.py), and what the Talker does with it
+(model.Alignment)."""
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from engine.alignment import best_path, spoken_symbols
+from tests.helpers import generate, random_batch, tiny_talker
+
+
+def collapse(path: tuple) -> list[int]:
+    """What CTC reads in a path: repetitions and blanks removed."""
+    return [label for label, _ in itertools.groupby(path) if label]
+
+
+@pytest.mark.parametrize("ids", [[1], [1, 2], [1, 1], [2, 1, 2], [1, 1, 2]])
+def test_best_path_is_the_best_of_all(ids):
+    steps = 6
+    scores = np.log(np.random.default_rng(len(ids)).dirichlet(np.ones(3), steps))
+    # Every path of blank and two symbols that reads as the text.
+    paths = [path for path in itertools.product(range(3), repeat=steps) if collapse(path) == ids]
+    best = max(paths, key=lambda path: sum(scores[step, label] for step, label in enumerate(path)))
+
+    states = best_path(scores, ids)
+    labels = [ids[state // 2] if state % 2 else 0 for state in states]
+    assert tuple(labels) == best
+
+
+def test_spoken_symbols_rise_from_nothing_to_all():
+    # Two symbols, read in steps 2 and 3 and in step 8 of 12, which are 6 frames.
+    scores = np.full((12, 3), -9.0)
+    scores[:, 0] = 0
+    scores[2:4] = [-9, 0, -9]
+    scores[8] = [-9, -9, 0]
+    # Half of the first symbol is spoken after 3 steps, half of the second after 8.5.
+    expected = np.interp([2, 4, 6, 8, 10, 12], [0, 3, 8.5, 12], [0, 0.5, 1.5, 2])
+    np.testing.assert_allclose(spoken_symbols(scores, [1, 2]), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("ids", [[], [1, 2, 1, 2, 1], [1, 1, 1]])
+def test_text_that_does_not_fit_is_named(ids):
+    with pytest.raises(ValueError, match="can't be spoken in 4 steps"):
+        best_path(np.zeros((4, 3)), ids)
+
+
+def test_long_texts():
+    """More states than fit into small integers."""
+    ids = np.tile([1, 2, 3], 120).tolist()
+    scores = np.zeros((800, 4))
+    spoken = spoken_symbols(scores, ids)
+    assert spoken[-1] == len(ids) and (np.diff(spoken) >= 0).all()
+
+
+# ------------------------------------------------------------------------------------ the Talker
+def test_the_alignment_is_learned():
+    """`advance` learns how many symbols a patch speaks, through the Talker's own loss."""
+    torch.manual_seed(0)
+    talker, config = tiny_talker()
+    batch = random_batch(config)
+    talker.train()
+    optimizer = torch.optim.Adam(talker.parameters(), 3e-3)
+    losses = []
+    for step in range(60):
+        loss, log = talker(**batch, generator=torch.Generator().manual_seed(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(log["alignment"].item())
+    # The noise of the position that it starts from stays: .2 squared.
+    assert np.mean(losses[-10:]) < 0.3 < 1 < np.mean(losses[:3])
+
+
+def test_generation_follows_the_text():
+    """Positions are the sum of the advances, and end at the end of the text."""
+    torch.manual_seed(0)
+    talker, config = tiny_talker()
+    batch = random_batch(config)
+    seen = []
+    embed = talker.alignment.forward
+
+    def record(position):
+        seen.append(position)
+        return embed(position)
+
+    talker.alignment.forward = record
+    talker.alignment.out.weight.data.zero_()
+    talker.alignment.out.bias.data.fill_(2.0)
+    generate(talker, batch, patches=5)
+    symbols = batch["text_mask"].sum(1)                                       # 7, 4, 7
+    patches = torch.stack([position[:, 0] for position in seen[1:]], 1)       # (B, N)
+    expected = torch.arange(2, 11, 2).expand(3, -1).minimum(symbols[:, None])
+    assert torch.equal(patches, expected.float())
+
+
+def test_a_wrong_position_changes_what_is_said():
+    torch.manual_seed(0)
+    talker, config = tiny_talker()
+    batch = random_batch(config)
+    truth, _, _ = talker.teacher_forced(**batch)
+    moved, _, _ = talker.teacher_forced(**batch | {"spoken": batch["spoken"] + 1})
+    # Position 0, which predicts the first patch, stands before any patch.
+    assert torch.equal(truth[:, 0], moved[:, 0])
+    assert (truth[:, 1:] - moved[:, 1:]).abs().amax((0, 2)).min() > 1e-3
+
+
+def test_a_talker_without_alignment_needs_none():
+    torch.manual_seed(0)
+    talker, config = tiny_talker(alignment_weight=0)
+    batch = random_batch(config)
+    assert talker.alignment is None
+    moved = batch | {"spoken": batch["spoken"] + 1}
+    assert torch.equal(talker.teacher_forced(**batch)[0], talker.teacher_forced(**moved)[0])
