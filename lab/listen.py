@@ -15,6 +15,7 @@ phones         edit distance between the phones of the text and what lab/reader.
 skipped        words of which nothing is read, per 1000 words; mumbled: less than half of whose
                phones are read; repeated: words after which three phones or more are read that the
                text does not have
+complete       percent of the sentences in which no word is skipped or repeated
 general        percent of words wrong (edit distance) by pocketsphinx with its own English language
                model, told nothing. For sentences that are English (english/everyday.txt)
 """
@@ -150,7 +151,7 @@ def forced_choice(texts: list[str], audios: list[np.ndarray], choices: int) -> d
 
 def read_phones(reader, texts: list[str], audios: list[np.ndarray]) -> dict[str, float]:
     """Phone errors, and words by how they fail."""
-    total = wrong = words = 0
+    total = wrong = words = complete = 0
     failed = dict(skipped=0, mumbled=0, repeated=0)
     for text, audio in zip(texts, audios):
         # Each phone carries the number of its word along; only the phones are compared.
@@ -172,12 +173,15 @@ def read_phones(reader, texts: list[str], audios: list[np.ndarray]) -> dict[str,
         skipped = (right == 0) & (deleted > sizes / 2)
         failed["skipped"] += int(skipped.sum())
         failed["mumbled"] += int((~skipped & (right < sizes / 2)).sum())
-        failed["repeated"] += int((inserted >= 3).sum())
+        repeated = inserted >= 3
+        failed["repeated"] += int(repeated.sum())
+        complete += not (skipped.any() or repeated.any())
         wrong += errors(pairs)
         total += len(owner)
         words += len(spoken)
-    return {"phones": 100 * wrong / total} | {
-        name: 1000 * count / words for name, count in failed.items()}
+    per_thousand = {name: 1000 * count / words for name, count in failed.items()}
+    return {"phones": 100 * wrong / total} | per_thousand | {
+        "complete": 100 * complete / len(texts)}
 
 
 def compare(truth, generated, roundtrip=None, reader=None, choices=(), everyday=False) -> dict:

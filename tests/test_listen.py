@@ -34,6 +34,7 @@ def test_failures_are_counted(heard, failed):
     for kind in ("skipped", "mumbled", "repeated"):
         assert found[kind] == pytest.approx(1000 / 3 * failed.get(kind, 0))
     assert (found["phones"] == 0) == (not failed)
+    assert found["complete"] == (0 if {"skipped", "repeated"} & failed.keys() else 100)
 
 
 def test_words_and_their_phones():
