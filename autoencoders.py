@@ -278,7 +278,7 @@ class AudioVAE(nn.Module):
             valid = position[None] < 2 * frames[:, None]                      # (B, 2 T)
         return self.semantic((log_mel + 4) / 4, valid)
 
-    def read(self, wave: Tensor) -> Tensor:
+    def ctc_scores(self, wave: Tensor) -> Tensor:
         """(B, n) -> what the CTC loss has taught the semantic encoder to read: the logarithms of
         the probabilities of its blank, 0, and of the text's symbols, at 50 Hz, (B, 2 T,
         vocabulary). T as for `encode`."""

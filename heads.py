@@ -54,13 +54,14 @@ class FlowHead(nn.Module):
             unconditional velocity, which classifier-free guidance needs.
         drop_history: share of training rows whose history is zeroed, so that the head does not
             lean on the past alone. 1 is a head without history, also in sampling.
-        frames: P, if the first token, of hidden state and timestep, is also added to each noisy
-            frame, by a projection of that frame's own. 0: it is not, as in the paper, whose larger
-            heads learn to spread it by attention.
+        hidden_per_frame: P: the first token, hidden state and timestep, is also added to each noisy
+            frame, through a projection of the frame's own. 0: the noisy frames know it by attention
+            alone, as in the paper.
     """
 
     def __init__(self, latent: int, condition: int, hidden_width: int, width: int, layers: int,
-                 attention_heads: int, drop_hidden=0.1, drop_history=0.05, frames=0):
+                 attention_heads: int, drop_hidden=0.1, drop_history=0.05,
+                 hidden_per_frame=0):
         super().__init__()
         # Each kind of token is projected to D, then all of them to the width of the head: two
         # linear projections in a row, as in the release.
@@ -70,8 +71,9 @@ class FlowHead(nn.Module):
         self.time = time_mlp(hidden_width)
         self.step = time_mlp(hidden_width)
         self.frames_in = None
-        if frames:
-            self.frames_in = nn.Linear(hidden_width, frames * hidden_width, bias=False)
+        if hidden_per_frame:
+            frames_width = hidden_per_frame * hidden_width
+            self.frames_in = nn.Linear(hidden_width, frames_width, bias=False)
         self.input = nn.Linear(hidden_width, width)
         self.transformer = Transformer(width, layers, attention_heads)
         self.out = zero_init(nn.Linear(width, latent))
@@ -226,7 +228,7 @@ class SeparateHeads(nn.ModuleDict):
         patch: frames per patch (separate heads take any number; another class may need it).
         repeats: draws of timestep and noise per patch and training step (the release: 2).
         drop_hidden, drop_history: see FlowHead.
-        hidden_per_frame: whether each noisy frame gets the hidden state, see `frames` of FlowHead.
+        hidden_per_frame: whether each noisy frame gets the hidden state, see FlowHead.
 
     Another class with this constructor, `loss` and `sample` takes its place by `--heads`.
     """
@@ -236,7 +238,8 @@ class SeparateHeads(nn.ModuleDict):
                  hidden_per_frame=False):
         super().__init__({
             name: FlowHead(m.latent, m.condition, hidden_width, width, layers, attention_heads,
-                           drop_hidden, drop_history, patch * hidden_per_frame)
+                           drop_hidden, drop_history,
+                           patch if hidden_per_frame else 0)
             for name, m in modalities.items()})
         self.repeats = repeats
 

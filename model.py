@@ -35,7 +35,7 @@ from torch import Tensor
 FPS = 25                                  # latent frames per second, the same in every modality
 IGNORE = -100                             # stop label of a position that does not count
 SPEECH_ONLY, SPEECH_AND_VIDEO = 0, 1      # the task tags, in the released code's order
-ALIGNMENT_NOISE = 0.2                     # of positions in the text, symbols; see Talker.forward
+PLACE_NOISE = 0.2                         # of places in the text, symbols; see Talker.forward
 
 
 @dataclass(frozen=True)
@@ -379,13 +379,13 @@ def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=F
 class Alignment(nn.Module):
     """Where in the text the voice is. Not in the paper.
 
-    A position is a number of text symbols. Symbol i stands at position i, and a patch at the number
-    of symbols that have been spoken when it ends. An embedding of the position is added to both, so
-    that attention finds what is due: without it a Talker of a few minutes loses its place in long
+    A place is a number of text symbols: symbol i has place i, and a patch has the number of symbols
+    that have been spoken when it ends. An embedding of the place is added to both, so that
+    attention finds what is due: without it a Talker that trains for minutes gets lost in long
     sentences (docs/paper.md).
 
-    In training the positions are given, by an alignment of the clip with its text. In generation
-    they are the sum of what `advance` finds, patch by patch.
+    In training the places are given, by an alignment of the clip with its text. In generation they
+    are the sum of what `advance` finds, patch by patch.
     """
 
     def __init__(self, width: int, patch_size: int):
@@ -398,9 +398,9 @@ class Alignment(nn.Module):
         self.project = nn.Linear(width + patch_size, width)
         self.out = nn.Linear(width, 1)
 
-    def forward(self, position: Tensor) -> Tensor:
-        """Positions (...) -> embeddings (..., D)."""
-        angle = position[..., None] * self.frequency                          # (..., D / 2)
+    def forward(self, place: Tensor) -> Tensor:
+        """Places (...) -> embeddings (..., D)."""
+        angle = place[..., None] * self.frequency                             # (..., D / 2)
         return self.embed(torch.cat((angle.sin(), angle.cos()), -1))
 
     def advance(self, hidden: Tensor, patch: Tensor) -> Tensor:
@@ -500,11 +500,11 @@ class Talker(nn.Module):
         """Frames (B, N P, d) -> patches (B, N, P, d)."""
         return rearrange(x, "B (N P) d -> B N P d", P=self.patch)
 
-    def patch_ends(self, spoken: Tensor, N: int) -> Tensor:
-        """Symbols spoken by the end of each frame (B, T) -> of each of N positions, (B, N). Where
-        only a delayed stream goes on, they stay as they were."""
-        ends = spoken[:, self.patch - 1::self.patch]
-        return F.pad(ends, (0, N - ends.shape[1]), "replicate")
+    def patch_ends(self, spoken: Tensor, frames: Tensor, N: int) -> Tensor:
+        """Symbols spoken by the end of each frame (B, T), of which frames (B,) are the sample's own
+        -> by the end of each of N positions, (B, N). After the sample's end all are spoken."""
+        ends = self.patch * torch.arange(1, N + 1, device=spoken.device) - 1  # (N,)
+        return spoken.gather(1, ends[None].minimum(frames[:, None] - 1))
 
     # ---- training
     def teacher_forced(self, text, text_mask, latents, frames, conditions, present=None,
@@ -564,7 +564,8 @@ class Talker(nn.Module):
             inputs[name] = (history, conditions[name], clean, mask)
 
         if self.alignment is not None:
-            token = token + self.alignment(self.patch_ends(spoken, N)[:, :-1])
+            place = self.patch_ends(spoken, frames[self.leader], N)           # (B, N)
+            token = token + self.alignment(place[:, :-1])
 
         # Text and patches pass the backbone as one sequence. The last text position predicts
         # patch 0, so what stands before it is cut off.
@@ -579,14 +580,16 @@ class Talker(nn.Module):
                 generator=None, spoken=None) -> tuple[Tensor, dict]:
         """The loss, and what to log: name -> scalar; name_by_time -> loss per bin of the timestep
         (see FlowHead.loss). The arguments are those of `teacher_forced`."""
-        # The Talker learns with positions in the text that are a little wrong, as they will be in
+        # The Talker learns from places in the text that are a little wrong, as they will be in
         # generation, and `advance` learns to correct them.
-        about = None
+        noisy = None
         if self.alignment is not None:
+            if spoken is None:
+                raise ValueError("a Talker with an Alignment learns from clips with `spoken`")
             noise = torch.randn(spoken.shape, generator=generator, device=spoken.device)
-            about = (spoken + ALIGNMENT_NOISE * noise).clamp(min=0)           # (B, T)
+            noisy = (spoken + PLACE_NOISE * noise).clamp(min=0)               # (B, T)
         hidden, inputs, positions = self.teacher_forced(
-            text, text_mask, latents, frames, conditions, present, about)
+            text, text_mask, latents, frames, conditions, present, noisy)
 
         # Flow matching: each head compares its velocity with the ground truth's.
         losses, log = self.heads.loss(inputs, generator)
@@ -602,12 +605,12 @@ class Talker(nn.Module):
         log["stop"] = (stop * counts).sum() / counts.sum()
         total = total + log["stop"]
 
-        # How many symbols each patch speaks, from where the model believes it is.
+        # How many symbols each patch speaks, from the place at which the model believes it begins.
         if self.alignment is not None:
             x = inputs[self.leader]
-            N = hidden.shape[1]
-            before = F.pad(self.patch_ends(about, N)[:, :-1], (1, 0))         # (B, N)
-            step = self.patch_ends(spoken, N) - before
+            ends = frames[self.leader], hidden.shape[1]
+            before = F.pad(self.patch_ends(noisy, *ends)[:, :-1], (1, 0))     # (B, N)
+            step = self.patch_ends(spoken, *ends) - before
             error = (self.alignment.advance(hidden, x.target) - step).square() * x.mask
             log["alignment"] = error.sum() / x.mask.sum().clamp(min=1)
             total = total + self.alignment_weight * log["alignment"]
@@ -665,7 +668,8 @@ class Talker(nn.Module):
         history = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in active.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
-        spoken = torch.zeros(B, 1, device=text.device)
+        place = torch.zeros(B, 1, device=text.device)
+        symbols = text_mask.sum(1, keepdim=True)                              # (B, 1)
         for i in range(max_patches):
             # Does the next patch end the sample? One forward pass of a small MLP says so.
             stop = self.stop(hidden)[:, 0].sigmoid() >= threshold             # (B,)
@@ -697,9 +701,9 @@ class Talker(nn.Module):
                     nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
                     token = token + self.encoders[name](history[name], nothing)
             if self.alignment is not None:
-                spoken = spoken + self.alignment.advance(hidden, patches[self.leader])
-                spoken = spoken.clamp(min=0).minimum(text_mask.sum(1, keepdim=True))
-                token = token + self.alignment(spoken)
+                place = place + self.alignment.advance(hidden, patches[self.leader])
+                place = place.clamp(min=0).minimum(symbols)                   # (B, 1)
+                token = token + self.alignment(place)
             length = cache[0].length + 1
             hidden = self.backbone(token, valid[:, :length] if padded else None, cache)
 

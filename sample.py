@@ -157,10 +157,10 @@ class Models:
     def transcribe(self, wave: np.ndarray) -> str:
         """The text that the audio autoencoder's CTC head reads in a waveform (n,): the likeliest
         symbol of each 20 ms, repetitions and blanks removed. Phones are written in braces."""
-        if not hasattr(self.audio, "read"):
+        if not hasattr(self.audio, "ctc_scores"):
             raise ValueError("this audio autoencoder can't read: say with --text what is spoken")
         wave = torch.from_numpy(wave).to(self.device)
-        scores = self.audio.read(wave[None])[0]                               # (2 T, symbols)
+        scores = self.audio.ctc_scores(wave[None])[0]                               # (2 T, symbols)
         ids = scores.argmax(-1).unique_consecutive().tolist()
         alphabet = self.config.alphabet
         text = alphabet.write([alphabet.symbols[i] for i in ids if i > 0])

@@ -61,8 +61,9 @@ def test_talker_is_causal(delay):
         assert moved.tolist() == [j > 2 + shift for j in range(5 + delay)]
 
 
-def test_padding_changes_nothing():
-    talker, config = tiny_talker()
+@pytest.mark.parametrize("delay", [0, 2])
+def test_padding_changes_nothing(delay):
+    talker, config = tiny_talker(motion_delay=delay)
     batch = random_batch(config)
     hidden = talker.teacher_forced(**batch)[0]
 
@@ -73,7 +74,7 @@ def test_padding_changes_nothing():
     alone["text"], alone["text_mask"] = alone["text"][:, 3:], alone["text_mask"][:, 3:]
     alone["latents"] = {k: v[:, :3 * config.patch] for k, v in alone["latents"].items()}
     alone["spoken"] = alone["spoken"][:, :3 * config.patch]
-    assert error(talker.teacher_forced(**alone)[0], hidden[1:2, :3]) < 1e-5
+    assert error(talker.teacher_forced(**alone)[0], hidden[1:2, :3 + delay]) < 1e-5
 
 
 def test_speech_only_ignores_motion():

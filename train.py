@@ -164,8 +164,8 @@ class Config:
 
     @property
     def aligned(self) -> bool:
-        """Whether the latents come with an alignment: the audio autoencoder has to read the ids
-        that the Talker does."""
+        """Whether the latents come with an alignment, which a Talker needs that has one: the
+        audio autoencoder has to read the ids that the Talker does."""
         return self.tokens != "qwen" and self.autoencoders == "small"
 
     @property
@@ -481,7 +481,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     def sounds(indices, generator) -> dict:
         return padded_audio([store[i] for i in indices], config.sample_rate // FPS)
 
-    def spoken(indices, generator) -> dict:
+    def sounds_with_texts(indices, generator) -> dict:
         """Sounds with their texts, which the CTC loss reads, and their speaker embeddings."""
         text, _ = data.pad_text([config.alphabet.encode(store[i].text) for i in indices])
         return sounds(indices, generator) | dict(text=text, speaker=speakers[indices])
@@ -505,7 +505,7 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
     elif stage == "motion":
         make_batch, compute_loss = pictures, picture_loss
     else:
-        make_batch, compute_loss = spoken, sound_loss
+        make_batch, compute_loss = sounds_with_texts, sound_loss
         if config.whisper and not (out / "audio.pt").exists():
             from paper.weights import load_whisper
             load_whisper(model.semantic, Path(config.whisper))
@@ -554,9 +554,10 @@ def encode_clip(out: Path, source, index: int):
     item = dict(name=clip.name, text=clip.text)
     if frozen.config.aligned:
         # Where in its text the clip is at every frame, by what the audio autoencoder reads.
-        scores = frozen.audio.read(waveform(frozen, clip))[0].numpy()         # (2 T, symbols)
+        scores = frozen.audio.ctc_scores(waveform(frozen, clip))[0].numpy()   # (2 T, symbols)
+        ids = frozen.config.alphabet.encode(clip.text)
         try:
-            spoken = spoken_symbols(scores, frozen.config.alphabet.encode(clip.text))
+            spoken = spoken_symbols(scores, ids)
         except ValueError as error:
             return data.BrokenClip(clip.name, f"its text and its sound do not match: {error}")
         item["spoken"] = spoken[:, None]                                      # (T, 1)

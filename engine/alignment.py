@@ -1,4 +1,4 @@
-"""Where in its text a recording is, at every frame: forced alignment by a CTC loss's scores.
+"""Where in its text a recording is, at every frame: forced alignment by the scores of a CTC loss.
 
     scores of blank and symbols, and the symbols of the text -> the likeliest path (Viterbi)
 

@@ -355,14 +355,14 @@ class FusedHead(nn.Module):
         times = self.time_embeddings(tuple(t[:-1].tolist()))[:, None]         # (K, 1, steps, D)
         now = hidden.view(len(times), -1, 1, hidden.shape[-1]) + times        # (K, R, steps, D)
         now = now.flatten(0, 1)                                               # (M, steps, D)
-        frames = z.new_zeros(now.shape[1])
+        added = z.new_zeros(now.shape[1])
         if self.frames_in is not None:
-            frames = rearrange(self.frames_in(now), "M steps (P D) -> steps M P D", P=z.shape[1])
+            added = rearrange(self.frames_in(now), "M steps (P D) -> steps M P D", P=z.shape[1])
         now = self.input(now).transpose(0, 1)                                 # (steps, M, W)
 
         x = z * temperature
-        for token, added, step in zip(now, frames, t.diff()):
-            x = self.euler_step(x, token, added, context, step, guidance, zero_star)
+        for token, to_frames, step in zip(now, added, t.diff()):
+            x = self.euler_step(x, token, to_frames, context, step, guidance, zero_star)
         return x
 
     def euler_step_plainly(self, x, token, added, context, step, guidance: float,
@@ -408,9 +408,9 @@ class FusedHeads(nn.Module):
 
 # ---------------------------------------------------------------------------------- installation
 def same_sizes(parts: list) -> bool:
-    """Whether transformers of heads or encoders can be fused: one architecture, one head_dim."""
-    return len({(p.transformer.blocks[0].attention.head_dim, str(p.transformer))
-                for p in parts}) == 1
+    """Whether heads or encoders can be fused: one architecture, one head_dim."""
+    return len({(p.transformer.blocks[0].attention.head_dim, str(p.transformer),
+                 getattr(p, "frames_in", None) is None) for p in parts}) == 1
 
 
 def all_of(parts: nn.ModuleDict, whole: type, part: type) -> bool:

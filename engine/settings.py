@@ -247,6 +247,10 @@ def check_frozen(config, modalities: dict) -> None:
     if config.aligned:
         widths["spoken"] = 1
     found = json.loads(latents.read_text())["widths"]
+    if widths.keys() - found.keys() == {"spoken"}:
+        raise ValueError(
+            f"{latents.parent} holds latents without the alignment that comes with them now: begin "
+            "another run")
     if found != widths:
         raise ValueError(
             f"{latents.parent} holds latents of other modalities (widths {found}) than train.py "

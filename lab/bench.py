@@ -52,7 +52,8 @@ MEDIUM = dict(
     width=1024, layers=4, attention_heads=16, kv_heads=8, head_dim=128, mlp_width=3072,
     patch_layers=1, patch_heads=8, flow_width=1024, flow_layers=2, flow_heads=8, flow_repeats=2.0,
     motion_size=40, speaker_size=256, voice_statistics=False, condition_backbone=False,
-    regression_weight=0.0, muon_rate=0.0, talker_batch=8)
+    regression_weight=0.0, alignment_weight=0.0, hidden_per_frame=False, muon_rate=0.0,
+    talker_batch=8)
 
 
 # --------------------------------------------------------------------------------------- timing

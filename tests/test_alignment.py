@@ -1,12 +1,18 @@
 """Forced alignment by a CTC loss's scores (engine/alignment.py), and what the Talker does with it
 (model.Alignment)."""
+import dataclasses
 import itertools
+import json
 
 import numpy as np
 import pytest
 import torch
 
+import data
+import train
 from engine.alignment import best_path, spoken_symbols
+from engine.checkpoints import save_checkpoint
+from model import Backbone, Modality, Talker
 from tests.helpers import generate, random_batch, tiny_talker
 
 
@@ -103,6 +109,83 @@ def test_a_wrong_position_changes_what_is_said():
     # Position 0, which predicts the first patch, stands before any patch.
     assert torch.equal(truth[:, 0], moved[:, 0])
     assert (truth[:, 1:] - moved[:, 1:]).abs().amax((0, 2)).min() > 1e-3
+
+
+def test_places_after_the_end():
+    """Where only a delayed stream goes on, and in the padding of a batch, all is spoken."""
+    talker, config = tiny_talker(motion_delay=2)
+    spoken = torch.tensor([[1.0, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 5, 0, 0, 0, 0]])
+    found = talker.patch_ends(spoken, torch.tensor([8, 4]), 4)
+    assert found.tolist() == [[4, 8, 8, 8], [5, 5, 5, 5]]
+
+
+def test_places_stay_within_the_text():
+    torch.manual_seed(0)
+    talker, config = tiny_talker()
+    seen = []
+    talker.alignment.register_forward_pre_hook(lambda module, inputs: seen.append(*inputs))
+    talker.alignment.out.weight.data.zero_()
+    talker.alignment.out.bias.data.fill_(-1.0)
+    generate(talker, random_batch(config), patches=3)
+    assert all((place == 0).all() for place in seen[1:])
+
+
+def test_advance_hears_what_is_given():
+    """In a continuation, and where a face is made for a speech."""
+    torch.manual_seed(0)
+    talker, config = tiny_talker()
+    batch = random_batch(config)
+    heard = []
+    advance = talker.alignment.advance
+
+    def record(hidden, patch):
+        heard.append(patch)
+        return advance(hidden, patch)
+
+    talker.alignment.advance = record
+    speech = batch["latents"]["audio"]
+    generate(talker, batch, patches=5, given={"audio": speech})
+    assert torch.equal(torch.cat(heard, 1).flatten(1, 2), speech)
+
+
+def test_impossible_alignments_are_refused():
+    with pytest.raises(ValueError, match="which can't be delayed"):
+        Talker({"audio": Modality(4, 4, delay=1)}, torch.nn.Identity(),
+               Backbone(32, 1, 2, 1, 16, 64), 20, 4, 1, 2, alignment_weight=1.0)
+    talker, config = tiny_talker()
+    batch = random_batch(config)
+    batch.pop("spoken")
+    with pytest.raises(ValueError, match="learns from clips with `spoken`"):
+        talker(**batch)
+    with pytest.raises(ValueError, match="--alignment_weight=0 goes with --tokens=qwen"):
+        train.parse_config(["--config=tiny", "--tokens=qwen"])
+
+
+def test_clips_are_aligned_and_misfits_left_out(tmp_path):
+    """encode_clip: the alignment is as long as the latents; a text too long for its sound names
+    the clip."""
+    config = train.parse_config(["--config=tiny", f"--out_dir={tmp_path}"])
+    (tmp_path / "config.json").write_text(json.dumps(dataclasses.asdict(config)))
+    source = train.corpus(config)
+    data.cache_clips(source, 2, tmp_path / "clips", 1)
+    for stage in ("audio", "motion", "speaker"):
+        save_checkpoint(tmp_path, stage, dict(model=train.build(stage, config).state_dict()))
+    item = train.encode_clip(tmp_path, source, 1)
+    symbols = len(config.alphabet.encode(item["text"]))
+    assert item["spoken"].shape == (len(item["audio"]), 1)
+    assert item["spoken"][-1] == symbols and (np.diff(item["spoken"][:, 0]) > 0).all()
+
+    class Misfit:
+        """A clip of the corpus, with another text."""
+
+        def __getattr__(self, name):
+            return getattr(source, name)
+
+        def __getitem__(self, index):
+            return dataclasses.replace(source[index], text="much too long " * 30)
+
+    found = train.encode_clip(tmp_path, Misfit(), 5)
+    assert isinstance(found, data.BrokenClip) and "do not match" in found.reason
 
 
 def test_a_talker_without_alignment_needs_none():

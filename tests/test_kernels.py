@@ -17,9 +17,10 @@ def loss_and_gradients(talker, batch) -> list:
     return [loss, *(p.grad for p in talker.parameters() if p.grad is not None)]
 
 
-def test_values_and_gradients_are_the_same():
+@pytest.mark.parametrize("form", [{}, dict(alignment_weight=0, hidden_per_frame=0)])
+def test_values_and_gradients_are_the_same(form):
     torch.manual_seed(0)
-    talker, config = tiny_talker(motion_delay=1)
+    talker, config = tiny_talker(motion_delay=1, **form)
     batch = random_batch(config)
     plain = [x.clone() for x in loss_and_gradients(talker, batch)]
     kernels.install(talker)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import engine.machine  # noqa: F401       before torch
+import numpy as np
 import torch
 
 import data
@@ -60,7 +61,8 @@ def random_latents(out: Path) -> Path:
 
     items = [dict(name=str(i), text="bin blue at f two now",
                   audio=draw(20 + i, config.audio_latent), motion=draw(20 + i, config.motion_size),
-                  motion_condition=draw(config.motion_size), spoken=draw(1).repeat(20 + i)[:, None],
+                  motion_condition=draw(config.motion_size),
+                  spoken=np.linspace(0, 15, 20 + i)[:, None],
                   audio_condition=draw(config.voice_size)) for i in range(16)]
     data.LatentSet.write(out / "latents", items)
     return out
@@ -80,7 +82,7 @@ def run(out: Path, *options: str, processes=1, **environment) -> subprocess.Comp
 def curve(out: Path) -> torch.Tensor:
     """What the log says of each step: loss, norm of the gradient, losses of both heads."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    names = ("loss", "gradient", "audio", "motion")
+    names = ("loss", "gradient", "audio", "motion", "alignment")
     return torch.tensor([[line[name] for name in names] for line in lines])
 
 

@@ -63,9 +63,21 @@ def test_heads_of_different_sizes_stay_apart(change):
     assert assert_same(talker, config, 0.2, guidance=2.0).heads.together is None
 
 
-def test_without_history():
-    talker, config = talker_of("--drop_history=1")
-    assert_same(talker, config, 0.2, guidance=2.0)
+def test_one_head_may_get_the_hidden_state_in_each_frame():
+    talker, config = talker_of()
+    other = train.build("talker", dataclasses.replace(config, hidden_per_frame=False))
+    talker.heads["motion"] = other.heads["motion"]
+    assert assert_same(talker, config, 0.2, guidance=2.0).heads.together is None
+
+
+@pytest.mark.parametrize("changes", [
+    ["--drop_history=1"], ["--alignment_weight=0", "--hidden_per_frame=0"],
+    ["--width=256", "--flow_width=256"]])
+def test_other_settings(changes):
+    """No history; the paper's form; widths of which frames_in is packed."""
+    talker, config = talker_of(*changes)
+    fused = assert_same(talker, config, 0.2 if len(changes) < 2 else 0.05, guidance=2.0)
+    assert fused.heads.together
 
 
 @pytest.mark.parametrize("part, method", [
