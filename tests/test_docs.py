@@ -9,7 +9,7 @@ PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
 
 
 def test_every_formula_stands_beside_a_line_that_is_there():
-    code = {line.strip() for name in ("model", "heads", "autoencoders")
+    code = {line.strip() for name in ("model", "heads", "autoencoders", "engine/alignment")
             for line in (HOME / f"{name}.py").read_text(encoding="utf-8").splitlines()}
     quoted = re.findall(r"^    (.+)$", (HOME / "docs" / "maths.md").read_text(encoding="utf-8"),
                         re.MULTILINE)
