@@ -160,7 +160,7 @@ class Models:
         if not hasattr(self.audio, "ctc_scores"):
             raise ValueError("this audio autoencoder can't read: say with --text what is spoken")
         wave = torch.from_numpy(wave).to(self.device)
-        scores = self.audio.ctc_scores(wave[None])[0]                               # (2 T, symbols)
+        scores = self.audio.ctc_scores(wave[None])[0]                         # (2 T, symbols)
         ids = scores.argmax(-1).unique_consecutive().tolist()
         alphabet = self.config.alphabet
         text = alphabet.write([alphabet.symbols[i] for i in ids if i > 0])

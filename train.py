@@ -199,10 +199,9 @@ PRESETS = {
         motion_steps=500000, width=1024, layers=28, attention_heads=16, kv_heads=8, head_dim=128,
         mlp_width=3072, patch_layers=4, patch_heads=8, alignment_weight=0.0, short_first=0.0,
         flow_width=1024, flow_layers=8, flow_heads=8, hidden_per_frame=False, flow_repeats=2.0,
-        motion_weight=8.0,
-        regression_weight=0.0, speech_only=0.5, talker_steps=200000, talker_batch=256,
-        learning_rate=1e-4, muon_rate=0.0, decay=1.0, start="Qwen/Qwen3-0.6B", euler_steps=10,
-        guidance=2.0, temperature=0.7, stop_hits=1),
+        motion_weight=8.0, regression_weight=0.0, speech_only=0.5, talker_steps=200000,
+        talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0, start="Qwen/Qwen3-0.6B",
+        euler_steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
 }
 # Where the released code differs from the paper.
 PRESETS["release"] = PRESETS["paper"] | dict(
