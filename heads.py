@@ -220,6 +220,15 @@ def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Ten
     return F.pad(at, fill), F.pad(torch.ones(wanted, device=at.device), fill)
 
 
+def of_stream(sampling: dict, name: str) -> dict:
+    """The options of FlowHead.sample for one modality, from those for all: the temperature may be a
+    dictionary, name -> number."""
+    temperature = sampling.get("temperature")
+    if not isinstance(temperature, dict):
+        return sampling
+    return sampling | {"temperature": temperature[name]}
+
+
 class SeparateHeads(nn.ModuleDict):
     """One FlowHead per modality: the paper's choice. name -> FlowHead.
 
@@ -259,7 +268,7 @@ class SeparateHeads(nn.ModuleDict):
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
         """The next patch (B, 1, P, d) of each modality, from HeadInputs with N = 1. A patch that is
-        given (its target) is returned as it is."""
+        given (its target) is returned as it is. sampling: see `of_stream`."""
         patches = {}
         for name, x in inputs.items():
             if x.target is not None:
@@ -267,7 +276,8 @@ class SeparateHeads(nn.ModuleDict):
                 continue
             history = x.history[:, 0]                                         # (B, P, d)
             z = noise(tuple(history.shape))
-            patch = self[name].sample(z, x.hidden[:, 0], history, x.condition, **sampling)
+            patch = self[name].sample(
+                z, x.hidden[:, 0], history, x.condition, **of_stream(sampling, name))
             patches[name] = patch[:, None]                                    # (B, 1, P, d)
         return patches
 

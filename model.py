@@ -647,7 +647,8 @@ class Talker(nn.Module):
                 loop (sample.Models.patches). With stop_keeps=False that patch is no longer part
                 of the sample, and where all samples finish at once it is not made.
                 (The release: stop_hits=3, stop_keeps=False, shortest=7.)
-            sampling: steps, guidance, temperature, ... of FlowHead.sample.
+            sampling: steps, guidance, temperature, ... of FlowHead.sample. The temperature is a
+                number, or name -> number.
         """
         B, P = len(text), self.patch
         active = {n: m for n, m in self.modalities.items() if streams is None or n in streams}

@@ -192,13 +192,24 @@ class Models:
         return known, known + int(self.talker.longest_seen) * 3 // 2
 
     @torch.inference_mode()
-    def patches(self, jobs: list[Job], steps=None, guidance=None, temperature=None):
+    def sampling(self, steps=None, guidance=None, temperature=None) -> dict:
+        """The options of Talker.generate's heads, see FlowHead.sample. What is None is the run's
+        own. temperature: a number for all streams, or name -> number."""
+        c = self.config
+        if not isinstance(temperature, dict):
+            temperature = dict.fromkeys(self.streams, temperature)
+        own = {name: stream.temperature(c) for name, stream in self.streams.items()}
+        given = {name: value for name, value in temperature.items() if value is not None}
+        return dict(steps=c.euler_steps if steps is None else steps,
+                    guidance=c.guidance if guidance is None else guidance, temperature=own | given)
+
+    def patches(self, jobs: list[Job], **settings):
         """Generate a batch of jobs. This is a Python generator, which yields per patch (name ->
         (B, P, d), alive, stopped), the streams in step.
 
         alive (B,) bool: the patch is part of the sample. stopped (B,) bool: the sample has come to
-        its end. A sample depends on its own seed alone, not on what else is in the batch. steps,
-        guidance, temperature: of FlowHead.sample; None takes the run's setting.
+        its end. A sample depends on its own seed alone, not on what else is in the batch. settings:
+        see `sampling`.
         """
         c = self.config
         first = jobs[0]
@@ -219,10 +230,6 @@ class Models:
             rows = [torch.randn(shape[1:], generator=generator) for generator in generators]
             return torch.stack(rows).to(self.device)
 
-        settings = dict(steps=c.euler_steps if steps is None else steps,
-                        guidance=c.guidance if guidance is None else guidance,
-                        temperature=c.temperature if temperature is None else temperature)
-
         # Where a whole stream is given its length decides; a continuation does not stop within
         # what is given. A delayed stream needs more positions than the sample has patches.
         delay = max(m.delay for m in self.talker.modalities.values())
@@ -236,7 +243,8 @@ class Models:
         stopped = torch.zeros(len(jobs), dtype=torch.bool, device=self.device)
         for patch, finished in self.talker.generate(
                 text.to(self.device), mask.to(self.device), conditions, noise, most + delay, given,
-                stop_hits=c.stop_hits, stop_keeps=c.stop_keeps, shortest=shortest, **settings):
+                stop_hits=c.stop_hits, stop_keeps=c.stop_keeps, shortest=shortest,
+                **self.sampling(**settings)):
             for name, frames in patch.items():
                 waiting[name].append(frames)
             alive = ~stopped if c.stop_keeps else ~(stopped | finished)
@@ -505,8 +513,10 @@ def main() -> None:
         sampling.compile_heads(models.talker)
     c = models.config
     crop = parse_crop(c.crop if options.crop is None else options.crop)
-    settings = dict(steps=options.steps, guidance=options.guidance,
-                    temperature=options.temperature)
+    temperature = dict.fromkeys(models.streams, options.temperature)
+    if options.motion_temperature is not None:
+        temperature["motion"] = options.motion_temperature
+    settings = dict(steps=options.steps, guidance=options.guidance, temperature=temperature)
 
     # Folders: a round trip of clips, or a clip per line of a list.
     if options.roundtrip:

@@ -148,6 +148,7 @@ class Config:
     euler_steps: int = 8            # of sampling, see heads.FlowHead.sample
     guidance: float = 2.0
     temperature: float = 0.3
+    motion_temperature: float = 0.8     # more than the audio's, or the eyes never blink
     stop_hits: int = 3              # stop at so many patches in a row above one half
     stop_keeps: bool = True         # the patch that says stop is still part of the sample
     stop_shortest: int = 0          # patches in which nothing counts as a stop
@@ -189,7 +190,8 @@ PRESETS = {
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
         motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, short_first=0.0,
-        talker_steps=1300, jitter=3, guidance=1.5, temperature=0.6),
+        talker_steps=1300, jitter=3, guidance=1.5, temperature=0.6,
+        motion_temperature=0.6),
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
         size=512, sample_rate=24000, tokens="qwen", autoencoders="paper", clips=1000000,
@@ -201,12 +203,12 @@ PRESETS = {
         flow_width=1024, flow_layers=8, flow_heads=8, hidden_per_frame=False, flow_repeats=2.0,
         motion_weight=8.0, regression_weight=0.0, speech_only=0.5, talker_steps=200000,
         talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0, start="Qwen/Qwen3-0.6B",
-        euler_steps=10, guidance=2.0, temperature=0.7, stop_hits=1),
+        euler_steps=10, guidance=2.0, temperature=0.7, motion_temperature=0.7, stop_hits=1),
 }
 # Where the released code differs from the paper.
 PRESETS["release"] = PRESETS["paper"] | dict(
-    motion_weight=10.0, warmup=0.1, euler_steps=20, guidance=1.0, temperature=0.3, stop_hits=3,
-    stop_keeps=False, stop_shortest=7)
+    motion_weight=10.0, warmup=0.1, euler_steps=20, guidance=1.0, temperature=0.3,
+    motion_temperature=0.3, stop_hits=3, stop_keeps=False, stop_shortest=7)
 
 
 def parse_config(arguments: list[str]) -> Config:
@@ -246,6 +248,7 @@ class Stream:
     receptive_field(frozen): frames at either side that decoding a frame depends on.
     vary(config, condition, latents, draw in [0, 1)) -> the condition as one training step sees it.
     carry(frozen, condition, latents) -> the condition of the sample that follows upon this one.
+    temperature(config) -> of sampling, see FlowHead.sample.
     """
 
     modality: Callable
@@ -255,6 +258,7 @@ class Stream:
     receptive_field: Callable = lambda frozen: 0
     vary: Callable | None = None
     carry: Callable = lambda frozen, condition, latents: condition
+    temperature: Callable = lambda c: c.temperature
 
 
 def waveform(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
@@ -335,7 +339,8 @@ MODALITIES = {
         receptive_field=lambda frozen: frozen.audio.decoder.reach, vary=statistics_of_a_half),
     "motion": Stream(
         modality=lambda c: Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay),
-        encode=encode_motion, condition=first_pose, decode=decode_motion, carry=last_pose),
+        encode=encode_motion, condition=first_pose, decode=decode_motion, carry=last_pose,
+        temperature=lambda c: c.motion_temperature),
 }
 
 

@@ -44,11 +44,13 @@ def make_parser(about: str) -> argparse.ArgumentParser:
                         "the first has the seed, each next one more")
     parser.add_argument("--stream", action="store_true",
                         help="write patch by patch, for a player that follows")
-    parser.add_argument("--steps", type=int, help="Euler steps; default: the preset's")
+    parser.add_argument("--steps", type=int, help="Euler steps; default: the run's")
     parser.add_argument("--guidance", type=float,
-                        help="classifier-free guidance, 1: none; default: the preset's")
+                        help="classifier-free guidance, 1: none; default: the run's")
     parser.add_argument("--temperature", type=float,
-                        help="scale of the initial noise; default: the preset's")
+                        help="scale of the initial noise; default: the run's")
+    parser.add_argument("--motion-temperature", type=float,
+                        help="that of the motion alone: with little, the eyes never blink")
     parser.add_argument("--compile", action="store_true", help="for a GPU: wait for a compiler, "
                         "then sample faster, as a CUDA graph")
     parser.add_argument("--crop", help="x,y,size in pixels of --ref, --face, --video or "

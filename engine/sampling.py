@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from heads import FlowHead, SeparateHeads, euler_times, guide
+from heads import FlowHead, SeparateHeads, euler_times, guide, of_stream
 from model import (Backbone, HeadInput, KeyValueCache, PatchEncoder, PatchEncoders, Transformer,
                    attention, rotary_tables)
 
@@ -339,7 +339,8 @@ class FusedHead(nn.Module):
 
     def sample(self, z, hidden, history, condition, steps=10, guidance=2.0, temperature=0.7,
                sway=1.0, zero_star=True) -> Tensor:
-        """As FlowHead.sample, on rows of one head after the other's."""
+        """As FlowHead.sample, on rows of one head after the other's. temperature: a number, or one
+        per row (M, 1, 1)."""
         t = euler_times(steps, sway, zero_star)
         if self.no_history:
             history = torch.zeros_like(history)
@@ -391,7 +392,13 @@ class FusedHeads(nn.Module):
         patches = {name: x.target for name, x in inputs.items() if x.target is not None}
         wanted = {name: x for name, x in inputs.items() if x.target is None}
         z = {name: noise(tuple(x.history[:, 0].shape)) for name, x in wanted.items()}
+        options = {name: of_stream(sampling, name) for name in wanted}
         if self.together and list(wanted) == list(self.alone):
+            # A temperature per stream becomes one per row.
+            if isinstance(sampling.get("temperature"), dict):
+                rows = [torch.full((len(z[name]), 1, 1), float(row["temperature"]))
+                        for name, row in options.items()]
+                sampling = sampling | {"temperature": torch.cat(rows)}        # (M, 1, 1)
             made = self.together.sample(
                 stacked(list(z.values())), stacked([x.hidden[:, 0] for x in wanted.values()]),
                 stacked([x.history[:, 0] for x in wanted.values()]),
@@ -401,7 +408,7 @@ class FusedHeads(nn.Module):
         else:
             for name, x in wanted.items():
                 patch = self.alone[name].sample(
-                    z[name], x.hidden[:, 0], x.history[:, 0], x.condition, **sampling)
+                    z[name], x.hidden[:, 0], x.history[:, 0], x.condition, **options[name])
                 patches[name] = patch[:, None]
         return {name: patches[name] for name in inputs}
 

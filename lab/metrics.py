@@ -32,6 +32,9 @@ RMS, silent   level of the sound, full scale 1, mean over clips; percent of clip
 voice, looks  percent of clips that are nearest to the right speaker, in units of the variation
               within speakers. Voice: mean and deviation of the voiced log-mel spectrum, median
               log2 pitch. Looks: the mean picture at 16x16. Chance is 1 in 32.
+blinks        how often the eyes close, per minute: closed is where less than 30 % of the white
+              pixels are left that the clip has at its median. Of the synthetic face alone. On 120
+              dev clips it found 158 where the synthesizer made 157, and r was .997.
 PSNR, mouth   dB at 64x64 over all frames but each clip's first (which may be given), of the whole
               picture and of the mouth box; round trip only. Both clips come from mp4s, which are
               not lossless: enlarged to 256 and coded at crf 14, the ground truth is 35.5 dB (mouth
@@ -67,11 +70,14 @@ from tqdm import tqdm
 
 from data import Clip
 from english.sentences import GRID
+from model import FPS
 
 SIZE = 64
 SAMPLE_RATE = 16000
 WHOLE = (slice(None), slice(None), slice(None))
 MOUTH = (slice(None), slice(38, 56), slice(18, 46))     # the mouth box of the synthetic corpus
+EYES = (slice(None), slice(20, 36), slice(12, 52))      # the box of its eyes
+WHITE = 190                                             # of the darkest of the three colours
 LAGS = range(-5, 6)
 SILENT = 0.005
 SLOTS = ("command", "colour", "preposition", "letter", "digit", "adverb")
@@ -548,6 +554,16 @@ def psnr(videos: list[np.ndarray], true_videos: list[np.ndarray]) -> dict[str, f
     return {"PSNR": np.concatenate(whole).mean(), "mouth": np.concatenate(mouth).mean()}
 
 
+def blinks(videos: list[np.ndarray]) -> dict[str, float]:
+    """Blinks per minute of video."""
+    found = 0
+    for video in videos:
+        white = (video[EYES].min(-1) > WHITE).sum((1, 2))                       # (T,)
+        shut = white < 0.3 * np.median(white)
+        found += np.sum(shut[1:] & ~shut[:-1]) + shut[0]
+    return {"blinks": 60 * FPS * found / sum(map(len, videos))}
+
+
 def levels(audios: list[np.ndarray]) -> dict[str, float]:
     """List of audio -> mean RMS and percent of silent clips."""
     rms = np.array([np.sqrt(np.mean(audio ** 2)) if len(audio) else 0 for audio in audios])
@@ -685,13 +701,15 @@ def compare(truth, generated, fit=None, roundtrip=None, refs=None, also=()) -> d
             mismatched[row] |= sync(heard[row], [seen[row][other] for other in others])
         rows[row] |= lengths([len(video) for video in videos], [len(clip.video) for clip in true])
         rows[row] |= levels(audios)
+        # Eyes and mouth of a real face are at unknown places.
+        if opened:
+            rows[row] |= blinks(videos)
         for column, (feature, nearest) in rules.items():
             guesses = nearest([feature(clip) for clip in clips[row]])
             right = [guess == clip.speaker for guess, clip in zip(guesses, true)]
             rows[row][column] = 100 * np.mean(right)
         if row == "round trip":
             decibels = psnr(videos, [clip.video for clip in true])
-            # The mouth of a real face is at an unknown place.
             rows[row] |= decibels if opened else {"PSNR": decibels["PSNR"]}
 
     # The mean over seeds, and the controls.

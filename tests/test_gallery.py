@@ -6,7 +6,7 @@ import numpy as np
 
 import data
 from engine.media import read_video
-from lab.metrics import correlation, fit_opening, fit_probes, speaker_of
+from lab.metrics import blinks, correlation, fit_opening, fit_probes, speaker_of
 from tests.helpers import check_clip, command
 
 TASKS = ("truth", "roundtrip", "t2av", "a2v", "v2a", "continuation")
@@ -36,6 +36,19 @@ def test_an_unknown_opening_is_found_by_what_sound_and_picture_share():
     agree = np.mean([correlation(a, b) for a, b in zip(heard, seen)])
     cross = np.mean([correlation(a, b) for a, b in zip(heard, others)])
     assert agree > 0.6 > 0.4 > cross, (agree, cross)
+
+
+def test_blinks_are_counted():
+    clips = [data.SyntheticCorpus("dev", 20)[i] for i in range(20)]
+    true = 0
+    for clip in clips:
+        shut = clip.tracks["blink"] > 0.6                                       # (T,)
+        true += np.sum(shut[1:] & ~shut[:-1]) + shut[0]
+    minutes = sum(len(clip.video) for clip in clips) / 25 / 60
+    assert true > 10
+    assert abs(blinks([clip.video for clip in clips])["blinks"] * minutes - true) <= 2
+    # A picture that stands still has none.
+    assert blinks([clip.video[:1].repeat(50, 0) for clip in clips])["blinks"] == 0
 
 
 def test_gallery(tmp_path):

@@ -41,7 +41,8 @@ def assert_same(plain, config, std: float, **sampling):
 @pytest.mark.parametrize("delay, width, latent", [
     (0, 32, 32), (1, 32, 32), (0, 160, 32), (1, 384, 700)])
 @pytest.mark.parametrize("sampling", [
-    dict(guidance=1.0), dict(guidance=2.0), dict(guidance=2.0, zero_star=False, sway=0.0)])
+    dict(guidance=1.0), dict(guidance=2.0), dict(guidance=2.0, zero_star=False, sway=0.0),
+    dict(guidance=2.0, temperature=dict(audio=0.3, motion=1.0))])
 def test_samples_are_the_same(delay, width, latent, sampling):
     """Latents of different widths; a delayed stream, whose head is alone at first; a given stream,
     which is not sampled; heads of which no weights are wide enough to be packed, or some, those of

@@ -221,6 +221,18 @@ def test_given_lengths_hold_whatever_the_delay_and_the_stop_rule(models, clip, k
     assert len(made["motion"]) >= 16
 
 
+def test_a_stream_may_have_its_own_temperature(models, clip):
+    """Without noise the first patch of the motion is the same whatever the seed; the sound has the
+    run's temperature."""
+    own = models.config.temperature
+    chosen = models.sampling(temperature={"motion": 0.0})["temperature"]
+    assert chosen == {"audio": own, "motion": 0.0} and own > 0
+    jobs = [sample.Job(TEXT, models.clip_reference(clip), seed) for seed in (0, 1)]
+    patch, _, _ = next(models.patches(jobs, temperature=chosen))
+    assert torch.equal(*patch["motion"])
+    assert not torch.allclose(*patch["audio"], atol=1e-3)
+
+
 def test_two_jobs_of_a_batch_must_match(models, clip):
     reference = models.clip_reference(clip)
     speech = sample.speech_job(models, clip.audio, reference, TEXT)
