@@ -627,7 +627,8 @@ class Talker(nn.Module):
     # ---- generation
     @torch.inference_mode()
     def generate(self, text, text_mask, conditions, noise, max_patches: int, given=None,
-                 streams=None, stop_hits=1, stop_keeps=True, shortest=0, threshold=0.5, **sampling):
+                 streams=None, stop_hits=1, stop_keeps=True, shortest=0, threshold=0.5,
+                 alignment_pace=1.0, **sampling):
         """Generate patch by patch. This is a Python generator, which yields for every position
         (name -> (B, P, d), finished (B,) bool: this patch ends the sample).
 
@@ -647,6 +648,8 @@ class Talker(nn.Module):
                 loop (sample.Models.patches). With stop_keeps=False that patch is no longer part
                 of the sample, and where all samples finish at once it is not made.
                 (The release: stop_hits=3, stop_keeps=False, shortest=7.)
+            alignment_pace: for an Alignment, the share that counts of what `advance` finds. Below 1
+                the place lags a little, so that fewer symbols are skipped.
             sampling: steps, guidance, temperature, ... of FlowHead.sample. The temperature is a
                 number, or name -> number.
         """
@@ -702,7 +705,8 @@ class Talker(nn.Module):
                     nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
                     token = token + self.encoders[name](history[name], nothing)
             if self.alignment is not None:
-                place = place + self.alignment.advance(hidden, patches[self.leader])
+                spoken = self.alignment.advance(hidden, patches[self.leader])
+                place = place + alignment_pace * spoken
                 place = place.clamp(min=0).minimum(symbols)                   # (B, 1)
                 token = token + self.alignment(place)
             length = cache[0].length + 1

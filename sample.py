@@ -244,7 +244,7 @@ class Models:
         for patch, finished in self.talker.generate(
                 text.to(self.device), mask.to(self.device), conditions, noise, most + delay, given,
                 stop_hits=c.stop_hits, stop_keeps=c.stop_keeps, shortest=shortest,
-                **self.sampling(**settings)):
+                alignment_pace=c.alignment_pace, **self.sampling(**settings)):
             for name, frames in patch.items():
                 waiting[name].append(frames)
             alive = ~stopped if c.stop_keeps else ~(stopped | finished)

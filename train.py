@@ -115,9 +115,9 @@ class Config:
     condition_backbone: bool = True     # the speaker embedding conditions the backbone too
     alignment_weight: float = 0.3   # of the loss of model.Alignment; 0: there is none
     heads: str = "SeparateHeads"    # the flow-matching heads: a class of heads.py, or module:Class
-    flow_width: int = 128
+    flow_width: int = 192
     flow_layers: int = 3
-    flow_heads: int = 2
+    flow_heads: int = 3
     hidden_per_frame: bool = True   # each noisy frame gets the hidden state, see heads.FlowHead
     flow_repeats: float = 1.0       # draws of timestep and noise per target (the release: 2)
     drop_hidden: float = 0.1
@@ -129,7 +129,7 @@ class Config:
     #                                 patches then start at any frame, where clips are few
     speech_only: float = 0.1        # share of samples that are treated as having no video
     short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
-    talker_steps: int = 1500
+    talker_steps: int = 1400
     talker_batch: int = 32
 
     # ---- Optimisation, of every model that is trained.
@@ -149,7 +149,8 @@ class Config:
     guidance: float = 2.0
     temperature: float = 0.3
     motion_temperature: float = 0.8     # more than the audio's, or the eyes never blink
-    stop_hits: int = 3              # stop at so many patches in a row above one half
+    alignment_pace: float = 0.9     # share of the alignment's advance that counts
+    stop_hits: int = 2              # stop at so many patches in a row above one half
     stop_keeps: bool = True         # the patch that says stop is still part of the sample
     stop_shortest: int = 0          # patches in which nothing counts as a stop
 
@@ -190,7 +191,7 @@ PRESETS = {
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
         motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, short_first=0.0,
-        talker_steps=1300, jitter=3, guidance=1.5, temperature=0.6,
+        flow_width=128, flow_heads=2, talker_steps=1300, jitter=3, guidance=1.5, temperature=0.6,
         motion_temperature=0.6),
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(

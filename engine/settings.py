@@ -23,8 +23,8 @@ from engine.media import write_json
 # Fields that may change when a run is resumed: none of them decides what is trained.
 ALWAYS_FREE = {
     "out_dir", "log_every", "save_every", "fsdp",
-    "euler_steps", "guidance", "temperature", "motion_temperature", "stop_hits", "stop_keeps",
-    "stop_shortest"}
+    "euler_steps", "guidance", "temperature", "motion_temperature", "alignment_pace",
+    "stop_hits", "stop_keeps", "stop_shortest"}
 # Stages whose checkpoints `--from` copies.
 FROZEN_STAGES = ("speaker", "audio", "motion")
 
