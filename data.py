@@ -19,7 +19,6 @@ a latent. `python data.py` prints the shapes.
 import hashlib
 import json
 import tempfile
-import unicodedata
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Iterable, Iterator, NamedTuple
@@ -28,10 +27,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.media import (BrokenClip, digest, fit_length, kept, parallel, read_audio,
-                          read_transcript, read_video, write_json)
+from engine.folders import (VIDEOS, clip_name, find_videos, other_names, printable,
+                            why_unreadable)
+from engine.media import BrokenClip, digest, fit_length, read_audio, read_video, write_json
+from engine.transcripts import read_transcript
+from engine.workers import kept, parallel
 from english.sentences import KINDS
-from english.text import SYMBOLS, encode_phones, read, write_phones
+from english.text import SYMBOLS, encode_phones, read, small, write_phones
 from lab.cartoon import (CONTROL_RATE, VERSION, articulate, make_speaker, move_face, render,
                          synthesize)
 from model import FPS
@@ -76,15 +78,9 @@ CHARACTERS = ("<pad>", "<unknown>", *" abcdefghijklmnopqrstuvwxyz0123456789'.,?!
 def encode_characters(text: str) -> list[int]:
     """Text -> ids, one per character, none of them 0 (padding).
 
-    Accents are folded, case and repeated spaces dropped; what else is not in CHARACTERS becomes 1.
-    ValueError if no letter or digit is left."""
-    # NFKD takes accents off their letters. A few typeset marks it leaves as they are.
-    plain = text.translate(str.maketrans("’‘–—", "''--"))
-    marks = unicodedata.normalize("NFKD", plain).casefold()
-    folded = "".join(mark for mark in marks if not unicodedata.combining(mark))
-    spaced = " ".join(folded.split())
-
-    ids = [CHARACTERS.index(mark) if mark in CHARACTERS else 1 for mark in spaced]
+    Accents are folded, case, repeated spaces and what is invisible are dropped; what else is not in
+    CHARACTERS becomes 1. ValueError if no letter or digit is left."""
+    ids = [CHARACTERS.index(mark) if mark in CHARACTERS else 1 for mark in small(text)]
     if not any(CHARACTERS[i].isalnum() for i in ids):
         raise ValueError(
             f"the text {text[:40]!r} has no letter a-z and no digit, so there is nothing to say")
@@ -222,37 +218,41 @@ class SyntheticCorpus:
 def read_clip(path: Path | str, size: int, sample_rate: int, crop: tuple | None = None) -> Clip:
     """A video file with sound -> Clip without a text, as long as its video. Raises BrokenClip.
     The arguments are those of ClipFolder."""
-    video = read_video(path, size, crop)
+    video = read_video(path, size, crop, LONGEST / FPS)
     if not SHORTEST <= len(video) <= LONGEST:
         wrong = "short" if len(video) < SHORTEST else "long"
         raise BrokenClip(path, f"too {wrong}: {len(video) / FPS:.2f} s; "
                                f"a clip has {SHORTEST / FPS} to {LONGEST // FPS} s")
-    audio = fit_length(read_audio(path, sample_rate), len(video), sample_rate)
+    sound = read_audio(path, sample_rate, LONGEST / FPS + 1)
+    audio = fit_length(sound, len(video), sample_rate)
     return Clip(Path(path).stem, "", video, audio)
 
 
 class ClipFolder:
     """A tree of video files with the text of each beside it: the same name, ending in .txt, or in
-    .align as in GRID (lines `start end word`).
+    .align as in GRID (lines `start end word`); see engine/transcripts.py for what is in them.
 
     Args:
         root: the folder.
         split: train, dev or test, see `split_paths`; "all" takes all clips.
         size: side of the pictures in pixels. sample_rate: in Hz.
-        crop: (x, y, side) in pixels of the files; None is the largest square in the centre.
+        crop: (x, y, side) in pixels of the files, and the size of these where it is for that size
+            alone, see engine.media.read_video; None is the largest square in the centre.
         encode: text -> ids, which raises ValueError for a text that can't be said.
+        without: a folder of the tree that is left out: that of a run, which has clips of its own.
+
+    Attributes: paths, one per clip, among them what can't be read. key: a hash of what is in them.
 
     Raises ValueError if no clip is found. Asking for a clip that can't be used raises BrokenClip.
     """
-    ENDINGS = (".mp4", ".mpg", ".avi", ".mov", ".mkv", ".webm")
-
     def __init__(self, root: Path | str, split="train", size=64, sample_rate=16000,
-                 crop: tuple | None = None, encode: Callable = encode_characters):
+                 crop: tuple | None = None, encode: Callable = encode_characters,
+                 without: Path | str | None = None):
         check_split(split, (*SPLITS, "all"))
         if size < 16 or sample_rate < 8000 or sample_rate % (4 * FPS):
             raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS}; "
                              f"got {size} and {sample_rate}")
-        if crop is not None and (len(crop) != 3 or min(crop) < 0 or crop[2] < 2):
+        if crop and (len(crop) not in (3, 4) or min(crop[:3]) < 0 or crop[2] < 2):
             raise ValueError("crop must be three numbers, x, y and side, in pixels of the source; "
                              f"got {crop}")
         self.root = Path(root)
@@ -262,13 +262,23 @@ class ClipFolder:
         self.encode = encode
         if not self.root.is_dir():
             raise ValueError(f"{root}: there is no such folder of clips")
-        found = [path for path in self.root.rglob("*")
-                 if path.suffix.lower() in self.ENDINGS and path.name[0] != "."]
+        if without is not None and self.root.resolve() == Path(without).resolve():
+            raise ValueError(f"{root} holds the clips, and can't be the folder of the run as well: "
+                             "give the run a folder of its own")
+        found = find_videos(self.root, without)
         if not found:
             raise ValueError(f"{root}: no clips in it or below it; looked for files ending in "
-                             f"{' '.join(self.ENDINGS)}")
+                             f"{' '.join(VIDEOS)}")
         self.paths = split_paths(found, split)
-        self.key = stable_hash([digest(self.root, self.paths), size, sample_rate, crop, split])
+        # Names come from the whole folder, so that a clip has the same one in any split.
+        self.other_names = other_names(self.root, found)
+
+        # What can't be read has no content for the hash, but takes a place among the clips.
+        missing = {path for path in self.paths if why_unreadable(path)}
+        present = [path for path in self.paths if path not in missing]
+        names = sorted(str(path.relative_to(self.root)) for path in missing)
+        self.key = stable_hash(
+            [digest(self.root, present), size, sample_rate, crop, split, *names])
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -276,12 +286,16 @@ class ClipFolder:
     def text(self, index: int) -> str:
         """What is said in a clip. Raises BrokenClip if that is unknown, or nothing."""
         path = self.paths[index]
+        if reason := why_unreadable(path):
+            raise BrokenClip(printable(path), reason)
         try:
             text = read_transcript(path)
             self.encode(text)                           # raises ValueError if there is no word
         except FileNotFoundError:
             raise BrokenClip(
                 path, "no text beside it (same name, ending in .txt or .align)") from None
+        except PermissionError:
+            raise BrokenClip(path, "there is no permission to read the text beside it") from None
         except ValueError as error:
             raise BrokenClip(path, f"its text can't be used: {error}") from None
         return text
@@ -294,7 +308,7 @@ class ClipFolder:
         if len(text) > 2 * len(clip.video):
             raise BrokenClip(path, f"its text has {len(text)} characters, and the clip lasts only "
                                    f"{len(clip.video) / FPS:.1f} s")
-        name = "_".join(path.relative_to(self.root).with_suffix("").parts)
+        name = self.other_names.get(path) or clip_name(self.root, path)
         return replace(clip, name=name, text=text)
 
 

@@ -24,6 +24,7 @@ d latent width, G condition width, n audio samples.
 What this file does not do: training (train.py), measuring (lab/metrics.py), the command line's
 options (engine/options.py), folders and lists (engine/folders.py).
 """
+import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -39,11 +40,13 @@ import data
 import train
 from autoencoders import pictures_to_tensor
 from engine import folders, sampling
-from engine.media import BrokenClip, fit_length, read_audio, read_video
+from engine.media import (BrokenClip, fit_length, fitting_crop, generated, read_audio, read_picture,
+                          read_video)
 from engine.options import parse_options
 from engine.processes import plainly
 from engine.settings import parse_crop
 from engine.streaming import write_stream
+from english.seen import Seen, never_seen
 from english.text import read, split_text
 from model import FPS
 
@@ -56,6 +59,7 @@ EMPTY = ("the sample stopped before its first patch: the text is unlike what the
 PIECE = 80
 QWEN_PIECE = 300                    # of a model that learned from clips of up to 30 s
 SEED_STEP = 1_000_003               # from the seed of a piece to that of the next
+LONGEST = data.LONGEST / FPS        # seconds of what is given
 
 
 @dataclass
@@ -92,6 +96,9 @@ class Models:
         self.talker = train.load_model(folder, "talker", self.device)
         sampling.install(self.talker, dtype)      # the same function up to rounding, faster
         self.text_to_ids = train.text_reader(self.config)
+        # What the texts of the training were made of. Older runs do not know.
+        seen = Path(folder) / "seen.json"
+        self.seen = Seen.load(json.loads(seen.read_text())) if seen.exists() else None
 
     @property
     def frozen(self) -> train.Frozen:
@@ -141,9 +148,9 @@ class Models:
         """(G,): the voice that a video has, or, if it is silent, the most average of those that the
         model was trained on."""
         try:
-            return self.voice(read_audio(path, self.config.sample_rate))
+            return self.voice(read_audio(path, self.config.sample_rate, LONGEST))
         except BrokenClip as error:
-            if "no audio stream" not in error.reason:
+            if "no audio stream" not in error.reason and "silent" not in error.reason:
                 raise
             latents = Path(self.folder) / "latents"
             if not (latents / "meta.json").exists():
@@ -218,7 +225,8 @@ class Models:
             raise ValueError("the jobs of one batch must be given the same streams, equally long")
 
         # The inputs of the Talker: text, conditions and given streams, each as one batch.
-        text, mask = data.pad_text([self.text_to_ids(job.text) for job in jobs])     # (B, L)
+        texts = [self.seen.adapt(job.text)[0] if self.seen else job.text for job in jobs]
+        text, mask = data.pad_text([self.text_to_ids(text) for text in texts])        # (B, L)
         conditions = {name: torch.stack([job.reference.conditions[name] for job in jobs])
                       for name in self.talker.modalities}                     # (B, G)
         given = {name: torch.stack([job.given[name] for job in jobs]) for name in first.given}
@@ -399,7 +407,7 @@ class Models:
 def check_length(frames: int) -> None:
     if not data.SHORTEST <= frames <= data.LONGEST:
         raise ValueError(f"what is given lasts {frames / FPS:.2f} s; it must be "
-                         f"{data.SHORTEST / FPS} to {data.LONGEST // FPS} s")
+                         f"{data.SHORTEST / FPS} to {LONGEST:g} s")
 
 
 def speech_job(models: Models, wave: np.ndarray, reference: Reference,
@@ -446,7 +454,8 @@ def find_reference(options, models: Models, crop) -> Reference | None:
     size, rate = models.config.size, models.config.sample_rate
     reference = None
     if options.ref:
-        clips = [data.read_clip(path, size, rate, crop) for path in options.ref]
+        clips = [data.read_clip(path, size, rate, fitting_crop(path, crop))
+                 for path in options.ref]
         reference = models.clip_reference(*clips)
     elif options.speaker is not None:
         reference = models.speaker_reference(options.speaker)
@@ -455,11 +464,11 @@ def find_reference(options, models: Models, crop) -> Reference | None:
     if options.embedding:
         voice = models.voice(np.zeros(1, np.float32))     # a file: the same whatever it hears
     elif options.voice:
-        voice = models.voice(read_audio(options.voice, rate))
+        voice = models.voice(read_audio(options.voice, rate, LONGEST))
     elif reference:
         voice = reference.conditions["audio"]
     elif options.audio:
-        voice = models.voice(read_audio(options.audio, rate))
+        voice = models.voice(read_audio(options.audio, rate, LONGEST))
     elif options.video:
         voice = models.voice_of_video(options.video)
     else:
@@ -467,7 +476,8 @@ def find_reference(options, models: Models, crop) -> Reference | None:
 
     # The face: its own file, else that of the video or of the reference.
     if picture := options.face or options.video:
-        return models.picture_reference(read_video(picture, size, crop)[0], voice)
+        face = read_picture(picture, size, fitting_crop(picture, crop))
+        return models.picture_reference(face, voice)
     if reference:
         reference.conditions["audio"] = voice
     return reference
@@ -477,15 +487,19 @@ def find_job(options, models: Models, reference: Reference, crop) -> Job:
     """The task, by what the command line gives."""
     size, rate = models.config.size, models.config.sample_rate
     if options.audio:
-        job = speech_job(models, read_audio(options.audio, rate), reference, options.text)
+        # A second more than may be given: `check_length` tells of what is longer.
+        wave = read_audio(options.audio, rate, LONGEST + 1)
+        job = speech_job(models, wave, reference, options.text)
         print(f"a face for {options.audio}, text: {job.text}", file=sys.stderr)
         return job
     if options.video:
-        video = read_video(options.video, size, crop)
-        shown = read_video(options.video, max(256, size), crop)
+        crop = fitting_crop(options.video, crop)
+        video = read_video(options.video, size, crop, LONGEST)
+        shown = read_video(options.video, max(256, size), crop, LONGEST)
         return dubbing_job(models, video, options.text, reference, shown)
     if options.prefix_seconds is not None:
-        clip = data.read_clip(options.ref[0], size, rate, crop)
+        path = options.ref[0]
+        clip = data.read_clip(path, size, rate, fitting_crop(path, crop))
         return continuation_job(models, clip, options.prefix_seconds, options.text, reference)
     return Job(options.text, reference)
 
@@ -502,13 +516,22 @@ def find_jobs(options, models: Models, default: Reference | None) -> list[tuple[
     return jobs
 
 
+def name_unknown_words(models: Models, texts: list[str]) -> None:
+    """One line about the words that the training never had, where the model can't read others."""
+    unknown = [word for text in texts if text and models.seen
+               for word in models.seen.adapt(text)[1]]
+    if unknown:
+        print(never_seen(list(dict.fromkeys(unknown))), file=sys.stderr)
+
+
 def main() -> None:
     options = parse_options(__doc__)
     if options.released:
         from paper.release import load_models
-        models = load_models(Models, options.released, options.embedding, options.wavlm)
+        models = load_models(Models, options.released, options.embedding, options.wavlm,
+                             pick_device(options.device))
     else:
-        models = Models(options.ckpt)
+        models = Models(options.ckpt, pick_device(options.device))
     if options.compile:
         sampling.compile_heads(models.talker)
     c = models.config
@@ -527,10 +550,12 @@ def main() -> None:
     reference = find_reference(options, models, crop)
     if options.texts:
         jobs = find_jobs(options, models, reference)
+        name_unknown_words(models, [job.text for _, job in jobs])
         folders.write_samples(models, jobs, options.out, **settings)
         return print(f"{options.out}: next: python -m lab.metrics --help")
 
     # Words that the lexicon lacks are read by rules, which may be wrong: say which.
+    name_unknown_words(models, [options.text or ""])
     if options.text and c.tokens == "phones":
         if guessed := read(options.text).guessed:
             print(f"read by the rules of spelling: {', '.join(guessed)}; to say it otherwise, "
@@ -544,7 +569,7 @@ def main() -> None:
     jobs = [replace(job, seed=options.seed + i) for i in range(options.n)]
     if options.stream:
         pieces = ((x["motion"], x["audio"]) for x in models.stream(jobs[0], **settings))
-        return write_stream(options.out, pieces, c.sample_rate)
+        return write_stream(options.out, pieces, c.sample_rate, generated(options.seed))
     start = time.time()
     outputs, stopped = models.generate(jobs, **settings)
     print(f"generated in {time.time() - start:.1f} s")
@@ -552,7 +577,7 @@ def main() -> None:
         out = options.out
         if options.n > 1:
             out = out.with_stem(f"{out.stem}_{i}")
-        folders.write_outputs(out, made, c.sample_rate)
+        folders.write_outputs(out, made, c.sample_rate, generated(jobs[i].seed))
         seconds = len(made["motion"]) / FPS
         cut = "" if stopped[i] else f" (it {CUT})"
         print(f"{out}: {seconds:.2f} s of audio-video{cut}; play it")

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, NamedTuple
 
-from engine.machine import cores, pick_device, prepare_machine     # before torch
+from engine.machine import cores, memory, pick_device, prepare_machine     # before torch
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -44,12 +44,16 @@ from autoencoders import (AudioVAE, MotionAutoencoder, SpeakerEncoder, pictures_
                           tensor_to_pictures)
 from engine import kernels
 from engine.alignment import spoken_symbols
-from engine.checkpoints import finished, load_checkpoint, save_checkpoint
+from engine.checkpoints import (finished, load_checkpoint, load_weights, resume_points,
+                                save_checkpoint)
+from engine.media import size_of_first, write_json
 from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, rank,
                               run_in_processes, world)
-from engine.settings import (check_frozen, check_settings, copy_frozen, open_run, parse_crop,
-                             read_run_config, read_settings)
+from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, lock_folder,
+                             open_run, parse_crop, read_run_config, read_settings)
 from engine.training import TrainingRun
+from engine.workers import kept, parallel
+from english.seen import Seen
 from model import FPS, Backbone, Modality, Talker, initialise
 
 
@@ -141,6 +145,7 @@ class Config:
     grad_clip: float = 1.0          # largest norm of the gradient
     accumulate: int = 1             # pieces of a batch (gradient accumulation)
     fsdp: bool = False              # with torchrun: the talker is sharded among the processes
+    device: str = ""                # cpu, cuda, or cuda:1; empty: a GPU if there is one that works
     log_every: int = 20             # steps
     save_every: float = 60.0        # seconds between checkpoints
 
@@ -416,7 +421,7 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
     """A trained model from a run's folder, which is all it needs."""
     state = load_checkpoint(out, stage)
     model = build(stage, run_config(out))
-    model.load_state_dict(state["model"])
+    load_weights(model, state, Path(out) / f"{stage}.pt")
     return model.to(device).eval()
 
 
@@ -462,7 +467,7 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     if config.data:
         return data.ClipFolder(
             config.data, split, config.size, config.sample_rate, parse_crop(config.crop),
-            config.alphabet.encode)
+            config.alphabet.encode, without=config.out_dir)
     return data.SyntheticCorpus(
         split, n or config.clips, speakers, config.seed, config.size, config.sample_rate,
         config.sentences)
@@ -552,8 +557,8 @@ def worker_parts(out: Path) -> tuple[Frozen, data.ClipStore]:
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why not."""
     frozen, store = worker_parts(out)
-    kept = index in store.places
-    clip = store[store.places[index]] if kept else data.make_clip(source, index)
+    stored = index in store.places
+    clip = store[store.places[index]] if stored else data.make_clip(source, index)
     if isinstance(clip, data.BrokenClip):
         return clip
     item = dict(name=clip.name, text=clip.text)
@@ -583,8 +588,8 @@ def encode_latents(config: Config, source) -> None:
     if n < len(source):
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
     encode = functools.partial(encode_clip, out)
-    found = data.parallel(encode, source, n, cores(), "latents")
-    data.LatentSet.write(out / "latents", (x for _, x in data.kept(found, n, "latents", [])))
+    found = parallel(encode, source, n, cores(), "latents")
+    data.LatentSet.write(out / "latents", (x for _, x in kept(found, n, "latents", [])))
 
 
 # --------------------------------------------------------------------------------------- talker
@@ -615,6 +620,9 @@ def vary(item: dict, half: float, cut: float, config: Config) -> dict:
 def train_talker(config: Config, device, dtype) -> None:
     out = Path(config.out_dir)
     clips = data.LatentSet(out / "latents", text_reader(config))
+    if rank() == 0 and config.tokens != "qwen":
+        # So that sampling can tell of words that training never had.
+        write_json(out / "seen.json", Seen.collect(clips.texts, config.tokens).content())
     talker = build("talker", config)
     if config.start and not (out / "talker.pt").exists():
         from paper.weights import start_from
@@ -654,7 +662,7 @@ STAGES = ("speaker", "audio", "motion", "talker")
 
 def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = None, bar=0) -> None:
     """Train those of the stages that are not finished yet, one after the other."""
-    device = pick_device()
+    device = pick_device(config.device)
     join_processes(device)
     dtype = agree_on_dtype(prepare_machine(device, threads), device)
     for stage in stages:
@@ -675,10 +683,10 @@ def train_frozen_parts(config: Config, source) -> None:
     barrier()
     run_stages(("speaker",), config)
     missing = [stage for stage in ("audio", "motion") if not finished(out, stage)]
-    if missing and pick_device().type == "cpu" and cores() > 1 and world() == 1:
+    if missing and pick_device(config.device).type == "cpu" and cores() > 1 and world() == 1:
         # Small networks keep two cores busy better side by side than one after the other.
         run_in_processes([
-            (plainly, run_stages, (stage,), config, cores() // 2, line)
+            (run_stages, (stage,), config, cores() // 2, line)
             for line, stage in enumerate(missing)])
         print("\n" * len(missing), end="")
     else:
@@ -690,21 +698,24 @@ def train_frozen_parts(config: Config, source) -> None:
 
 def main() -> None:
     config = parse_config(sys.argv[1:])
-    # Fail early: on the meta device every model is built without memory, so impossible sizes are
-    # reported before any work. A module that --heads names is imported first, as it is no model.
+    # Fail early: impossible sizes, and such as don't fit into memory, are reported before any work.
+    # A module that --heads names is imported first, as it is no model.
     head_class(config.heads)
-    with torch.device("meta"):
-        for stage in STAGES:
-            build(stage, config)
+    device = pick_device(config.device)
+    check_memory(build, STAGES, config, memory(device))
 
     start = time.time()
     out = Path(config.out_dir)
     source = corpus(config)
-    join_processes(pick_device())
+    if config.data and config.crop.count(",") == 2:
+        # The crop belongs to pictures of this size, also where other files are sampled with.
+        config.crop = f"{config.crop},{size_of_first(source.paths)}"
+        source = corpus(config)
+    join_processes(device)
     if rank() == 0:
-        steps = {stage: load_checkpoint(out, stage)["step"] if (out / f"{stage}.pt").exists() else 0
-                 for stage in STAGES}
         check_frozen(config, modality_table(config))
+        lock_folder(out)
+        steps = resume_points(out, STAGES)
         open_run(config, source.key, steps)
         copy_frozen(config)
     barrier()

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from engine.machine import pick_device
 
+MOST = 1000                         # samples of a text, Euler steps
+
 
 def make_parser(about: str) -> argparse.ArgumentParser:
     """All options. about: the text of --help."""
@@ -31,7 +33,8 @@ def make_parser(about: str) -> argparse.ArgumentParser:
                      "speaker (0..255 were in training)")
     who.add_argument("--ref", type=Path, nargs="+", help="voice and face of this clip; several "
                      "clips of a person give the voice better")
-    parser.add_argument("--voice", type=Path, help="the voice of this sound or clip; with "
+    parser.add_argument("--voice", type=Path, help="the voice of this sound or clip, of which the "
+                        "first 30 s count; with "
                         "--released also a .npy or .pt file with the speaker embedding")
     parser.add_argument("--face", type=Path, help="the face of this picture, or of a clip's first")
     parser.add_argument("--wavlm", help="with --released: the checkpoint of the speaker model; "
@@ -51,6 +54,8 @@ def make_parser(about: str) -> argparse.ArgumentParser:
                         help="scale of the initial noise; default: the run's")
     parser.add_argument("--motion-temperature", type=float,
                         help="that of the motion alone: with little, the eyes never blink")
+    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; default: a GPU if there "
+                        "is one")
     parser.add_argument("--compile", action="store_true", help="for a GPU: wait for a compiler, "
                         "then sample faster, as a CUDA graph")
     parser.add_argument("--crop", help="x,y,size in pixels of --ref, --face, --video or "
@@ -86,9 +91,14 @@ def parse_options(about: str) -> argparse.Namespace:
     refuse(a.n < 1 or a.n > 1 and (folder or a.stream),
            "--n is a number of samples of one text, from 1 on, without --stream")
     refuse(a.stream and folder, "--stream goes with one sample")
-    refuse(a.steps is not None and a.steps < 2,
-           f"--steps must be at least 2, not {a.steps}: the first does not move")
-    refuse(a.compile and pick_device().type == "cpu",
+    refuse(a.n > MOST, f"--n is at most {MOST} samples, not {a.n}")
+    refuse(a.steps is not None and not 2 <= a.steps <= MOST,
+           f"--steps must be from 2 to {MOST}, not {a.steps}: the first does not move")
+    for option, largest in (("guidance", 20), ("temperature", 10), ("motion_temperature", 10)):
+        value = getattr(a, option)
+        refuse(value is not None and not 0 <= value <= largest,
+               f"--{option.replace('_', '-')} must be from 0 to {largest}, not {value}")
+    refuse(a.compile and pick_device(a.device).type == "cpu",
            "--compile is for a GPU: a CPU gains nothing by it")
     refuse(a.ckpt and a.wavlm, "--wavlm goes with --released; a run's own speaker encoder listens "
            "to a clip")

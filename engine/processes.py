@@ -12,10 +12,12 @@ import contextlib
 import datetime
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+from multiprocessing import connection, resource_tracker
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -73,30 +75,143 @@ def barrier() -> None:
 
 
 # ------------------------------------------------------------------------- starting and ending
+# What the person at the keyboard can mend. Commands then end with exit code 2, as argparse does.
+USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError,
+               IsADirectoryError, PermissionError)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM has come: a scheduler, a container or `kill` wants this process to end."""
+
+
+def end_now(number: int, frame) -> None:
+    """What SIGTERM does, unless a training loop takes note of it."""
+    raise Terminated
+
+
+@contextlib.contextmanager
+def sigterm_noted() -> Iterator[list]:
+    """Within this context SIGTERM does not end the process. The list that it gives is empty until
+    the signal has come."""
+    came = []
+    if threading.current_thread() is not threading.main_thread():
+        # Signals are the main thread's.
+        yield came
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def plainly(function: Callable, *arguments) -> None:
     """Run the function as the main program. Its errors become one line on stderr, without a
-    traceback, and end this process."""
+    traceback, and end this process: with exit code 2 if they are of its input, else 1. Ctrl-C ends
+    it with 130, SIGTERM with 143."""
+    signal.signal(signal.SIGTERM, end_now)
     try:
         function(*arguments)
         leave()
-    except (ValueError, OSError, RuntimeError) as error:
-        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command resumes from the last checkpoints")
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:
+        print(f"{Path(sys.argv[0]).name}: {in_words(error)}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, USER_ERRORS) else 1)
+    except KeyboardInterrupt as stop:
+        # Of several processes of a run, the one that started the others says it.
+        if multiprocessing.parent_process() is None and rank() == 0:
+            print("\nstopped; the same command resumes from the last checkpoints",
+                  file=sys.stderr)
+        sys.exit(143 if isinstance(stop, Terminated) else 130)
+
+
+def in_words(error: BaseException) -> str:
+    """What an error says, without the number that the system gives it."""
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def start(process: multiprocessing.Process) -> None:
+    """Start a process that Ctrl-C does not reach: this one ends it."""
+    if not hasattr(signal, "pthread_sigmask"):
+        # Windows. Until the process ignores the signal itself, it may answer with a traceback.
+        process.start()
+        return
+    # The new process inherits what is blocked. A helper that Python starts with the first process
+    # would lift the block, so it comes before.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def how_it_ended(process: multiprocessing.Process) -> str:
+    """Why a process is not there any more, and what to do."""
+    process.join()
+    code = process.exitcode
+    if code >= 0:
+        return f"ended too early (exit code {code}); its error is above"
+    cause = ""
+    if -code == signal.SIGKILL:
+        cause = (", probably for lack of memory: close other programs, or take a machine with more "
+                 "memory or smaller settings. The same command then goes on")
+    return f"was killed ({signal.Signals(-code).name}){cause}"
 
 
 def run_in_processes(calls: list[tuple]) -> None:
     """Run each call (function, *arguments) in a new process of this machine, and wait for all.
-    RuntimeError if one of them fails."""
+
+    If one fails, or this process is to end, the others end as well; those that train save a
+    checkpoint first. RuntimeError if one was killed; one that has said itself what was wrong ends
+    this process with its exit code.
+    """
     spawn = multiprocessing.get_context("spawn")
-    workers = [spawn.Process(target=function, args=arguments) for function, *arguments in calls]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    if any(worker.exitcode for worker in workers):
-        raise RuntimeError("a process did not finish; its error is above. The same command "
-                           "resumes from the checkpoints")
+    workers = []
+    try:
+        for call in calls:
+            workers.append(spawn.Process(target=run_call, args=call))
+            start(workers[-1])
+        running = workers
+        while running:
+            connection.wait([worker.sentinel for worker in running])
+            running = [worker for worker in running if worker.is_alive()]
+            for worker in workers:
+                if worker.exitcode:
+                    fail(worker)
+    finally:
+        end(workers)
+
+
+def run_call(function: Callable, *arguments) -> None:
+    """The main program of a process that run_in_processes has started."""
+    # Ctrl-C reaches all processes of a terminal. This one is ended by the one that started it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    plainly(function, *arguments)
+
+
+def fail(worker: multiprocessing.Process) -> None:
+    """End this process as a worker has ended, which has said why unless a signal ended it."""
+    if worker.exitcode in (143, -signal.SIGTERM):
+        # A scheduler may tell all processes, and this one a moment later.
+        raise Terminated
+    if worker.exitcode > 0:
+        sys.exit(worker.exitcode)
+    raise RuntimeError(f"a process of this run {how_it_ended(worker)}")
+
+
+def end(workers: list[multiprocessing.Process]) -> None:
+    """Let processes end: by SIGTERM, upon which a training loop saves. Those that are still there
+    after a minute are killed."""
+    started = [worker for worker in workers if worker.pid]
+    for worker in started:
+        worker.terminate()
+    for worker in started:
+        worker.join(60)
+        worker.kill()
 
 
 # ------------------------------------------------------------------------- what they exchange

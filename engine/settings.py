@@ -12,21 +12,41 @@ import dataclasses
 import difflib
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import torch
+
 from data import ALPHABETS, KINDS, SHORTEST
-from engine.checkpoints import finished
+from engine.checkpoints import finished, replacing
 from engine.media import write_json
+from engine.processes import world
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None                # Windows has none, see lock_folder
 
 # Fields that may change when a run is resumed: none of them decides what is trained.
 ALWAYS_FREE = {
-    "out_dir", "log_every", "save_every", "fsdp",
+    "out_dir", "log_every", "save_every", "fsdp", "device",
     "euler_steps", "guidance", "temperature", "motion_temperature", "alignment_pace",
     "stop_hits", "stop_keeps", "stop_shortest"}
 # Stages whose checkpoints `--from` copies.
 FROZEN_STAGES = ("speaker", "audio", "motion")
+# The fields that a stage's memory depends on.
+SIZES = {
+    "speaker": ("sample_rate", "audio_width", "speaker_size"),
+    "audio": ("sample_rate", "audio_width", "audio_layers", "audio_bands", "audio_slow",
+              "audio_fast", "audio_latent", "speaker_size"),
+    "motion": ("size", "motion_coarse", "motion_fine", "motion_size"),
+    "talker": ("width", "layers", "attention_heads", "kv_heads", "head_dim", "mlp_width",
+               "patch_layers", "flow_width", "flow_layers", "audio_latent", "speaker_size",
+               "motion_size")}
+DEEPEST = 1000                  # layers. Each takes time to build, even where it has no memory.
+LARGEST = 10 ** 12              # of any other integer: 64 bits hold what is computed from it
 
 
 # --------------------------------------------------------------------------- the command line
@@ -41,7 +61,8 @@ def read_settings(arguments: list[str], Config, presets: dict[str, dict], about:
     An unknown field, preset or value is a ValueError that says what was meant.
     """
     if {"-h", "--help"} & set(arguments):
-        sys.exit(help_text(Config, presets, about))
+        print(help_text(Config, presets, about))
+        sys.exit(0)
     given = split_options(arguments)
 
     # The preset comes first, and decides what the other fields are.
@@ -106,16 +127,16 @@ def read_bool(text: str) -> bool:
     raise ValueError(text)
 
 
-def parse_crop(crop: str) -> tuple[int, int, int] | None:
-    """'x,y,size' -> three numbers; '' or 'centre' -> None, the centre square."""
+def parse_crop(crop: str) -> tuple | None:
+    """'x,y,size' -> three numbers; 'x,y,size,720x576', for files of that size alone, -> the same
+    and the rest as it stands; '' or 'centre' -> None, the centre square."""
     if crop in ("", "centre"):
         return None
-    try:
-        x, y, size = (int(number) for number in crop.split(","))
-    except ValueError:
-        raise ValueError(
-            f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not") from None
-    return x, y, size
+    found = re.fullmatch(r"(\d+),(\d+),(\d+)(?:,(\d+x\d+|unknown))?", crop.replace(" ", ""))
+    if not found or int(found[3]) < 2:
+        raise ValueError(f"--crop is x,y,size in pixels, such as 60,20,240; '{crop}' is not")
+    numbers = tuple(int(number) for number in found.groups()[:3])
+    return numbers + ((found[4],) if found[4] else ())
 
 
 # ------------------------------------------------------------------------------------- checks
@@ -130,6 +151,9 @@ def check_settings(config) -> None:
         value = getattr(config, field.name)
         if not value >= lowest:               # NaN is not, either
             raise ValueError(f"--{field.name} must be at least {lowest}, not {value}")
+        highest = DEEPEST if field.name.endswith("layers") else LARGEST
+        if field.type is int and value > highest:
+            raise ValueError(f"--{field.name} must be at most {highest}, not {value}")
 
     # Shares. A head that never sees a stream, or never draws a timestep, would learn nothing.
     for name in ("drop_hidden", "drop_history", "short_first"):
@@ -175,6 +199,41 @@ def check_settings(config) -> None:
     if config.alignment_weight and not config.aligned:
         raise ValueError("an alignment comes from what the small audio autoencoder reads: "
                          "--alignment_weight=0 goes with --tokens=qwen and --autoencoders=paper")
+
+
+def check_memory(build, stages: tuple[str, ...], config, there: float) -> None:
+    """Before anything is trained: every stage can be built, and its parameters fit into memory.
+
+    Args:
+        build: build(stage, config) -> the model of a stage. ValueError for impossible sizes.
+        there: bytes of memory on the device of the training.
+
+    A parameter takes its weight, gradient and two moments of AdamW, 16 bytes in float32. What a
+    batch takes comes on top and is not counted. ValueError if that alone is too much."""
+    for stage in stages:
+        # The fields to change are those that are larger than in small, if there are any.
+        fields = SIZES.get(stage, ())
+        large = [name for name in fields if getattr(config, name) > getattr(type(config), name)]
+        fields = " ".join(f"--{name}={getattr(config, name)}" for name in large or fields)
+        # On the meta device tensors have shapes and no memory.
+        try:
+            with torch.device("meta"):
+                model = build(stage, config)
+        except RuntimeError as error:
+            # PyTorch counts bytes in 64 bits, and says so if that is not enough.
+            raise ValueError(f"the model of the stage {stage} can't be built ({fields}): "
+                             f"{str(error).splitlines()[0]}") from error
+        # With --from the frozen parts are there, and are not trained.
+        if config.from_run and stage in FROZEN_STAGES:
+            continue
+        needed = sum(p.numel() * (16 if p.requires_grad else 4) for p in model.parameters())
+        if config.fsdp and stage == "talker":
+            needed /= world()
+        if needed > there:
+            raise ValueError(
+                f"the stage {stage} needs {needed / 1e9:,.1f} GB for weights, gradients and the "
+                f"optimizer's state, and there are {there / 1e9:,.1f} GB of memory: make it "
+                f"smaller (it has {fields})")
 
 
 # -------------------------------------------------------------------------------- another run
@@ -247,7 +306,7 @@ def check_frozen(config, modalities: dict) -> None:
         widths[f"{name}_condition"] = modality.condition
     if config.aligned:
         widths["spoken"] = 1
-    found = json.loads(latents.read_text())["widths"]
+    found = read_json(latents).get("widths", {})
     if widths.keys() - found.keys() == {"spoken"}:
         raise ValueError(
             f"{latents.parent} holds latents without the alignment that comes with them now: begin "
@@ -276,8 +335,8 @@ def copy_frozen(config) -> None:
 
     # Each file is renamed into place, so that a run that is killed here copies the rest later.
     for name in files:
-        shutil.copyfile(run / name, out / f"{name}.part")
-        os.replace(out / f"{name}.part", out / name)
+        with open(run / name, "rb") as source, replacing(out / name) as copy:
+            shutil.copyfileobj(source, copy)
 
 
 # --------------------------------------------------------------------------- the run's folder
@@ -291,15 +350,59 @@ def read_run_config(out: Path, Config):
     if not path.exists():
         raise FileNotFoundError(f"{out} holds no trained model (no config.json); `python train.py "
                                 f"--out_dir {out}` makes one")
-    found = json.loads(path.read_text())
+    found = read_json(path)
     types = {field.name: field.type for field in dataclasses.fields(Config)}
     unknown = sorted(found.keys() - types.keys())
     if unknown:
         raise ValueError(f"{out} was made by another version of nanoTalker, which differs in the "
                          f"settings {', '.join(unknown)}; train it again")
-    # A switch may be written as 0 or 1.
-    return Config(**{name: bool(value) if types[name] is bool else value
-                     for name, value in found.items()})
+    for name, value in found.items():
+        found[name] = setting(path, name, types[name], value)
+    return Config(**found)
+
+
+def setting(path: Path, name: str, kind: type, value):
+    """A value of config.json as one of its field's type: a switch may be written as 0 or 1, and a
+    number without a fraction. Anything else is a ValueError."""
+    allowed = {bool: (bool, int), float: (float, int)}.get(kind, (kind,))
+    if not isinstance(value, allowed) or isinstance(value, bool) and kind is not bool:
+        raise ValueError(f"{path}: {name} is {value!r}, and should be of the type {kind.__name__}; "
+                         "correct it, or train the run again")
+    return bool(value) if kind is bool else value
+
+
+def read_json(path: Path) -> dict:
+    """The object in a JSON file of a run. ValueError if there is none in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew, or train the "
+                         "run again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, it holds no settings by name: get it anew, or train "
+                         "the run again")
+    return found
+
+
+def lock_folder(out: Path) -> None:
+    """Make the run's folder, and keep other runs out of it for as long as this process lives. The
+    system lifts the lock when the process ends, in whatever way. ValueError if another run has it.
+
+    The processes that this one starts do not ask for it, nor do those of torchrun but for the
+    first. On Windows, where there is no such lock, two runs in a folder are not noticed."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not fcntl:
+        return
+    # Nothing closes this number, so the file stays open until the process ends.
+    lock = os.open(out / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ValueError(f"another run is at work in {out}: wait until it is finished, or choose "
+                         "another --out_dir") from None
+    except OSError as error:
+        print(f"{out} can't be locked ({error.strerror}): see that no other run works in it")
 
 
 def open_run(config, clips: str, steps: dict[str, int]) -> None:
@@ -333,7 +436,7 @@ def open_run(config, clips: str, steps: dict[str, int]) -> None:
             raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
                              f"choose another --out_dir, or delete {out} to start anew")
     index = out / "clips" / "index.json"
-    if index.exists() and json.loads(index.read_text())["key"] != clips:
+    if index.exists() and read_json(index).get("key") != clips:
         raise ValueError(f"{out} was begun on other clips than there are now: choose another "
                          f"--out_dir, or delete {out}")
     write_json(path, dataclasses.asdict(config))
@@ -343,10 +446,11 @@ def open_run(config, clips: str, steps: dict[str, int]) -> None:
     log = out / "log.jsonl"
     if log.exists():
         kept = []
-        for text in log.read_text().splitlines():
+        for text in log.read_text(encoding="utf-8").splitlines():
             if not text.endswith("}"):
                 continue
             line = json.loads(text)
             if line["step"] <= steps[line["stage"]]:
                 kept.append(text + "\n")
-        log.write_text("".join(kept))
+        with replacing(log) as file:
+            file.write("".join(kept).encode())

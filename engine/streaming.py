@@ -26,10 +26,10 @@ class StreamWriter:
     Args:
         path: an .mp4, or '-' for standard output.
         height, width: of the pictures. They are enlarged until the shorter side is `side`.
-        sample_rate: of the sound, mono.
+        sample_rate: of the sound, mono. about: see engine.media.write_clip.
     """
 
-    def __init__(self, path, height: int, width: int, sample_rate: int, side=256):
+    def __init__(self, path, height: int, width: int, sample_rate: int, side=256, about=""):
         self.path = path
         if str(path) == "-":
             target = "pipe:1"
@@ -39,13 +39,15 @@ class StreamWriter:
 
         # ffmpeg reads the pictures from its standard input, the sound from a pipe of its own.
         sound_out, sound_in = os.pipe()
-        pictures, encoding = video_options(height, width, side)
+        pictures, encoding = video_options(height, width, side, about)
         command = [
             imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *pictures,
             "-f", "f32le", "-ar", sample_rate, "-ac", 1, "-i", f"pipe:{sound_out}",
             *encoding, "-tune", "zerolatency",
-            "-movflags", "empty_moov+default_base_moof+frag_every_frame", "-flush_packets", 1,
-            target]
+            # A fragment per frame. The header waits for the first packets, which tell it how
+            # much later than the pictures the sound begins.
+            "-movflags", "delay_moov+default_base_moof", "-frag_duration", 10 ** 6 // FPS,
+            "-flush_packets", 1, target]
         self.ffmpeg = subprocess.Popen(
             [str(word) for word in command], stdin=subprocess.PIPE, stderr=subprocess.PIPE,
             pass_fds=(sound_out,))
@@ -89,7 +91,7 @@ class StreamWriter:
             raise RuntimeError(f"{self.path}: ffmpeg: {last}")
 
 
-def write_stream(path, pieces, sample_rate: int) -> None:
+def write_stream(path, pieces, sample_rate: int, about="") -> None:
     """Write pieces (video (T, S, S, 3), audio (n,)) as they come. In the end, print when the first
     came and how fast the rest."""
     start = time.perf_counter()
@@ -100,7 +102,7 @@ def write_stream(path, pieces, sample_rate: int) -> None:
         # The first piece tells the size of the pictures.
         if writer is None:
             first = time.perf_counter() - start
-            writer = StreamWriter(path, *video.shape[1:3], sample_rate)
+            writer = StreamWriter(path, *video.shape[1:3], sample_rate, about=about)
         writer.add(video, audio)
         frames += len(video)
     if writer is None:

@@ -4,6 +4,9 @@ batches, its log and its checkpoints.
 All randomness comes from the order of batches and from generators that step and piece seed anew,
 so a resumed run is the same run. A batch may pass in pieces, one after the other or shared among
 processes (engine/processes.py); a process prepares its next piece while a GPU computes this one.
+
+SIGTERM, by which schedulers and containers end a program, lets a step end, saves a checkpoint, and
+then ends the process.
 """
 import json
 import math
@@ -15,10 +18,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from engine.checkpoints import load_checkpoint, save_checkpoint
+from engine.checkpoints import checkpoint_paths, load_checkpoint, load_weights, save_checkpoint
 from engine.machine import to_device
 from engine.optimizers import optimizers
-from engine.processes import distribute, gathered, load_optimizer, rank, sum_over_processes, world
+from engine.processes import (Terminated, distribute, gathered, load_optimizer, rank,
+                              sigterm_noted, sum_over_processes, world)
+
+# What a checkpoint has beside the weights, for training to go on from it.
+TO_RESUME = {"optimizers", "order", "step", "seconds", "dtype"}
 
 
 class TrainingRun:
@@ -49,11 +56,14 @@ class TrainingRun:
                 f"pieces (--accumulate={config.accumulate}, {world()} processes)")
 
         # Weights, then what wraps them in several processes, then the optimizers on top.
-        exists = (self.out / f"{stage}.pt").exists()
-        state = load_checkpoint(self.out, stage) if exists else None
+        path, _ = checkpoint_paths(self.out, stage)
+        state = load_checkpoint(self.out, stage) if path.exists() else None
+        if state and TO_RESUME - state.keys():
+            raise ValueError(f"{path} lacks {', '.join(sorted(TO_RESUME - state.keys()))}, so that "
+                             "training can't go on from it: delete it to train this stage again")
         self.dtype = getattr(torch, state["dtype"]) if state else dtype
         if state:
-            model.load_state_dict(state["model"])
+            load_weights(model, state, path)
         model.to(device).train()
         sharded = bool(config.fsdp) and stage == "talker"
         self.compute_loss, self.exchange = distribute(model, compute_loss, device, sharded)
@@ -85,6 +95,7 @@ class TrainingRun:
         self.samples = 0
         self.norms = 0
         self.logged = self.first
+        self.sigterms = []                        # see `batches`
 
     # ---- batches
     def prepared(self):
@@ -115,8 +126,11 @@ class TrainingRun:
                 following = next(coming, None)    # while a GPU still computes this one
             self.samples += len(self.indices)
 
-        for step in self.bar:
-            yield step, pieces()
+        with sigterm_noted() as self.sigterms:
+            for step in self.bar:
+                yield step, pieces()
+        if self.sigterms:
+            raise Terminated
 
     # ---- rates, gradients
     def set_rates(self, scale: float) -> None:
@@ -145,18 +159,25 @@ class TrainingRun:
 
     def write_log(self, step: int) -> None:
         """Every `log_every` steps, a line of log.jsonl with means since the last one; and every
-        `save_every` seconds a checkpoint."""
-        if (step + 1) % self.config.log_every and step + 1 < self.steps:
+        `save_every` seconds a checkpoint. After SIGTERM both, and then Terminated is raised."""
+        parent = multiprocessing.parent_process()
+        if parent and not parent.is_alive():
+            sys.exit(f"{self.stage}: the run that started this process has ended")
+        # Several processes save together, so they must agree. They do so with the line of the log.
+        at_once = self.sigterms and world() == 1
+        if (step + 1) % self.config.log_every and step + 1 < self.steps and not at_once:
             return
         now = time.perf_counter() - self.start
         line = {"stage": self.stage, "step": step + 1, "lr": self.rates[0] * self.scale,
                 "seconds": round(now, 2),
                 "samples_per_s": round(self.samples / (now - self.seconds), 2)}
 
-        # Sums of all processes; and whether any of them, whose clocks differ, is due to save.
+        # Sums of all processes; and whether any of them, whose clocks differ, is due to save, or is
+        # to end.
         due = torch.tensor(float(now - self.saved > self.config.save_every), device=self.device)
+        ending = torch.tensor(float(bool(self.sigterms)), device=self.device)
         flat = [value for pair in self.sums.values() for value in pair]
-        due, *totals = sum_over_processes([due, *flat])
+        due, ending, *totals = sum_over_processes([due, ending, *flat])
         line["gradient"] = float(self.norms) / (step + 1 - self.logged)
         for name, total, n in zip(self.sums, totals[::2], totals[1::2]):
             line[name] = without_nan((total / n).tolist())
@@ -167,12 +188,11 @@ class TrainingRun:
 
         self.sums, self.samples, self.norms = {}, 0, 0
         self.seconds, self.logged = now, step + 1
-        parent = multiprocessing.parent_process()
-        if parent and not parent.is_alive():
-            sys.exit(f"{self.stage}: the run that started this process has ended")
-        if due and step + 1 < self.steps:
+        if ending or due and step + 1 < self.steps:
             self.save(step + 1)
             self.saved = now
+        if ending:
+            raise Terminated
 
     def save(self, step: int) -> None:
         """Write the checkpoint: what training needs to go on after `step` steps."""

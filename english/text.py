@@ -167,9 +167,9 @@ TOKEN = re.compile(
     | (?P<money>[$€£])\s?(?P<amount>{NUMBER})(?:\s(?P<scale>(?:thousand|[mbtr]+illion)\b))?
     | (?P<hour>\b\d{{1,2}}):(?P<minute>[0-5]\d)\b
     | (?P<ordinal>\d[\d,]*)(?:st|nd|rd|th)\b
-    | (?<![\w.\#])(?<!\s-)(?P<year>(?:1[1-9]|20)\d\d)(?!\d|[.,]\d|[%°])(?P<years>'?s\b)?
+    | (?<![\w.\#\u2212])(?<!\s-)(?P<year>(?:1[1-9]|20)\d\d)(?!\d|[.,]\d|[%°])(?P<years>'?s\b)?
     | (?P<number>{NUMBER})(?P<numbers>'?s\b)?
-    | (?<=[\s(])(?P<minus>-)(?=[$€£]?\.?\d)
+    | (?P<minus>(?<=[\s(])-(?=[$€£]?\.?\d)|\u2212(?=\s?[$€£]?\.?\d))
     | \b(?P<short>(?i:mrs?|ms|dr|prof|vs|etc|e\.g|i\.e)(?=\.)|vs\b)\.?
     | \b(?P<title>Mrs?|Ms|Dr|Prof)(?=\s+[A-Z])
     | \b(?P<numero>N[Oo])\.(?=\s?\d)
@@ -177,26 +177,50 @@ TOKEN = re.compile(
     | \b(?P<dotted>(?:[A-Za-z]\.){{2,}}(?:[A-Za-z]\b)?)
     | (?P<word>'?[A-Za-z]+(?:'[A-Za-z]+)*'?)
     | (?P<sign>[&@+=%\#°])
-    | (?P<mark>[.!?,;:()\[\]]+|--+|(?<=\s)-(?=\s))
+    | (?P<mark>[.!?,;:()\[\]]+|--+|(?<=\s)[-\u2212](?=\s))
     """,
     re.VERBOSE | re.ASCII,
 )
 
-# Typographic characters and their plain forms.
+# Typographic characters and their plain forms; then the letters that Unicode does not take apart
+# into a plain one and an accent. The minus sign U+2212 stays: it is surer than a hyphen.
 PLAIN = str.maketrans(
-    {
-        "\u2019": "'", "\u2018": "'", "\u02bc": "'", "\u00b4": "'", "`": "'", "\u2010": "-",
-        "\u2011": "-", "\u2212": "-", "\u2013": "--", "\u2014": "--", "æ": "ae", "Æ": "Ae",
-        "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ß": "ss", "ł": "l", "Ł": "L",
+    dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u2035\u02b9\u02bb\u02bc\u02bd\u00b4`\u275b\u275c",
+                  "'")
+    | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u2036\u00ab\u00bb\u2039\u203a\u275d\u275e"
+                    "\u300c\u300d\u300e\u300f\u301d\u301e\u301f", '"')
+    | dict.fromkeys("\u2010\u2011\u2012\u2043", "-")
+    | dict.fromkeys("\u2013\u2014\u2015\u2e3a\u2e3b", "--")
+    | {
+        "æ": "ae", "œ": "oe", "ø": "o", "ß": "ss", "ł": "l", "đ": "d", "ð": "d", "þ": "th",
+        "ħ": "h", "ŧ": "t", "ŋ": "n", "ĸ": "k", "ı": "i", "ȷ": "j", "ə": "e", "ƒ": "f",
+        "Æ": "AE", "Œ": "OE", "Ø": "O", "ẞ": "SS", "Ł": "L", "Đ": "D", "Ð": "D", "Þ": "TH",
+        "Ħ": "H", "Ŧ": "T", "Ŋ": "N", "Ə": "E", "Ƒ": "F",
     }
 )
+# For models of characters a dash of any length is a hyphen.
+DASHES = str.maketrans(dict.fromkeys("\u2013\u2014\u2015\u2212", "-"))
+
+
+def visible(text: str) -> str:
+    """The text without what has no shape of its own: soft hyphens, zero-width marks, byte-order
+    marks, marks of the direction of writing."""
+    return "".join(letter for letter in text if unicodedata.category(letter) != "Cf")
 
 
 def plain(text: str) -> str:
     """The text in plain letters without accents, on one line, with a space at both ends."""
-    letters = unicodedata.normalize("NFKD", text.translate(PLAIN))
-    bare = "".join(letter for letter in letters if not unicodedata.combining(letter))
+    # Typography goes first: of an acute accent that stands for an apostrophe NFKD makes a space and
+    # an accent. It goes once more afterwards, since the plain letter of ǿ is ø.
+    letters = unicodedata.normalize("NFKD", visible(text).translate(PLAIN)).translate(PLAIN)
+    bare = "".join(letter for letter in letters
+                   if unicodedata.category(letter) not in ("Mn", "Me"))
     return " " + " ".join(bare.split()) + " "
+
+
+def small(text: str) -> str:
+    """The text as models of characters read it: plain, in small letters, dashes as hyphens."""
+    return plain(text.translate(DASHES)).casefold().strip()
 
 
 def given_phones(text: str) -> list[str]:
@@ -259,6 +283,23 @@ def words_of(match: re.Match) -> list[str]:
     if match["sign"]:
         return [SIGNS[match["sign"]]]
     return SHORT[(match["short"] or match["title"] or match["numero"]).lower()].split()
+
+
+def spell_out(text: str, keep=()) -> str:
+    """A text with its numbers, signs and abbreviations as words: "f2 & 3rd" -> "f two and third".
+
+    keep: characters that may stay. What consists of these and of letters stays as it is.
+    """
+    def as_words(match: re.Match) -> str:
+        stays = all(c.isalpha() or c.isspace() or c in keep for c in match[0])
+        if stays or match.lastgroup in ("mark", "word", "dotted", "phones"):
+            return match[0]
+        # Words stand apart from what is around them, but for punctuation.
+        before, after = match.string[match.start() - 1], match.string[match.end()]
+        spaces = [" " * (near not in " .,;:!?()[]\"'") for near in (before, after)]
+        return spaces[0] + " ".join(words_of(match)) + spaces[1]
+
+    return " ".join(TOKEN.sub(as_words, plain(text)).split())
 
 
 def strongest(signs: str) -> str:
@@ -345,8 +386,8 @@ def write_phones(symbols: list[str]) -> str:
 
 # A unit is never cut: a word with its punctuation, or phones in braces.
 UNIT = re.compile(r"(?:\{[^{}]*\}|[^\s{}])+")
-END = re.compile(r"[.!?\u2026][\"')\]\u2019\u201d]*$")
-PAUSE = re.compile(r"(?:[,;:)\u2013\u2014]|--|^-)\W*$")
+END = re.compile(r"[.!?\u2026][\"')\]\u2018\u2019\u201c\u201d\u00ab\u00bb\u2039\u203a]*$")
+PAUSE = re.compile(r"(?:[,;:)\u2013-\u2015]|--|^[-\u2212])\W*$")
 ABBREVIATED = re.compile(
     r"\W*(?:mrs?|ms|dr|prof|st|vs|etc|e\.g|i\.e|(?:[a-z]\.)+[a-z])\.\W*$", re.IGNORECASE
 )
@@ -359,7 +400,7 @@ def ends_sentence(unit: str, following: str) -> bool:
         return False
     # "No. 5" is a number. After dots or a closing quotation mark a small letter goes on with the
     # sentence: "Wait... what?"
-    start = following.lstrip("\"'([\u2018\u201c")[:1]
+    start = following.lstrip("\"'([\u2018\u201a\u201c\u201e\u00ab\u00bb\u2039\u203a")[:1]
     if unit in ("No.", "NO.") and start.isdigit():
         return False
     return not (start.islower() and re.search(r"(?:\.\.|\u2026|[^.!?])$", unit))
@@ -391,7 +432,7 @@ def split_text(text: str, longest: int = 80) -> list[str]:
     a single word may be longer. Raises ValueError as `read` does.
     """
     read(text)
-    units = UNIT.findall(text)
+    units = UNIT.findall(visible(text))
     pieces, sentence = [], []
     for unit, following in zip(units, [*units[1:], ""], strict=True):
         sentence.append(unit)

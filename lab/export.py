@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 import data
-from engine.media import parallel, write_clip
+from engine.media import write_clip
+from engine.workers import parallel
 
 
 class Lines:

@@ -105,7 +105,7 @@ def read_named(folder: Path | str, name: str) -> Clip | BrokenClip:
     path = Path(folder) / f"{name}.mp4"
     try:
         video = read_video(path, SIZE)
-        audio = read_audio(path, SAMPLE_RATE)
+        audio = read_audio(path, SAMPLE_RATE, silent=True)
     except BrokenClip as error:
         return error
     # NOTE: a name may hold a dot, so the endings are appended and not exchanged.

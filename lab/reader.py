@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import data
 from engine.machine import cores
-from engine.media import parallel
+from engine.workers import parallel
 from english.text import PHONES, read
 from lab.cartoon import articulate, make_speaker, synthesize
 from lab.metrics import log_mel

@@ -43,6 +43,7 @@ def load_models(Models, folder: Path, embedding=None, wavlm: str | None = None, 
     self = Models.__new__(Models)
     self.folder = folder
     self.device = torch.device(device or pick_device())
+    self.seen = None
     dtype = prepare_machine(self.device)
 
     # The talker. Its config.json has what its weights don't say.

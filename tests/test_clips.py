@@ -230,9 +230,3 @@ def test_real_clips_end_to_end(tmp_path):
     assert "other settings" in command(*train, "--out_dir", out, fails=True)
     words = command(*train, "--data", tmp_path / "nowhere", "--out_dir", tmp_path / "o", fails=True)
     assert "no such folder" in words
-
-
-def test_letters_of_an_alignment_are_spoken_by_name(tmp_path):
-    from engine.media import read_transcript
-    (tmp_path / "bbaf2n.align").write_text("0 10 sil\n10 20 bin\n20 30 a\n30 40 sp\n40 50 two\n")
-    assert read_transcript(tmp_path / "bbaf2n.mpg") == "bin A two"

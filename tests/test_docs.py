@@ -1,9 +1,15 @@
-"""The quoted lines, links and commands of the documentation exist."""
+"""The quoted lines, links and commands of the documentation exist, and the commands run."""
 import re
+import shlex
+import shutil
 
+import imageio.v3 as imageio
 import pytest
+import soundfile
 
-from tests.helpers import HOME
+import data
+from engine.media import write_clip
+from tests.helpers import HOME, command
 
 PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
 
@@ -34,3 +40,73 @@ def test_commands_name_files_that_are_there(page):
             assert (HOME / (module.replace(".", "/") + ".py")).exists(), module
         for script in re.findall(r"python (\w+\.py)", block):
             assert (HOME / script).exists(), script
+
+
+# ---------------------------------------------------------------------------------- the commands
+# What a command is made of here, so that it takes seconds. DIR and the like are a folder of clips.
+SHORTER = [
+    (r"--config (small|grid)", "--config tiny"), (r"--n (100|320)\b", "--n 3"), (r"--n 8", "--n 2"),
+    (r"--out - \| ffplay -", "--out stream.mp4 "), (r"\bDIR\b", "clips"),
+    (r"GRID_S1 --crop 32,48,108", "clips --crop 32,48,208"), (r"english/everyday.txt", "few.txt"),
+    (r"\s#.*", "")]
+# Commands that are not run here, and why.
+NOT_HERE = {
+    r"pip install|venv": "installs packages: the gate does it",
+    r"-m (lab.gallery|lab.ceiling|lab.metrics)": "tests/test_gallery.py runs them",
+    r"-m lab.listen": "needs pocketsphinx, which is no package of ours",
+    r"-m lab.reader": "takes a quarter of an hour",
+    r"-m lab.bench": "tests/test_bench.py runs it",
+    r"torchrun": "tests/test_processes.py runs it",
+    r"--released": "needs the released files",
+    r"--autoencoders=paper": "takes too long: tests/test_release_files.py builds a smaller one",
+    r"out/(joint|patch2|no_history|delay1|gesture)": "tests/test_forking.py runs it"}
+
+
+def commands() -> list[str]:
+    """Every command of README.md and docs/, once."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+            lines = block.replace("\\\n", " ").splitlines()
+            found += [re.sub(" +", " ", line) for line in lines
+                      if re.match(r"(python|torchrun|pip) ", line)]
+    return list(dict.fromkeys(found))
+
+
+def test_every_command_runs(tmp_path):
+    """In the order of the pages, in one folder, with what they mention beside them."""
+    rooms = [HOME / room for room in ("lab", "paper", "engine", "english")]
+    for path in (*HOME.glob("*.py"), *rooms):
+        (tmp_path / path.name).symlink_to(path)
+    corpus = data.SyntheticCorpus("test", 4)
+    for i in range(4):
+        clip = corpus[i]
+        name = "some_clip" if i == 0 else f"clip_{i}"
+        write_clip(tmp_path / "clips" / f"{name}.mp4", clip.video, clip.audio, 16000)
+        (tmp_path / "clips" / f"{name}.txt").write_text(clip.text)
+    shutil.copy(tmp_path / "clips" / "some_clip.mp4", tmp_path / "clip.mp4")
+    write_clip(tmp_path / "silent.mp4", clip.video, None, 16000)
+    soundfile.write(tmp_path / "speech.wav", clip.audio, 16000)
+    soundfile.write(tmp_path / "a.wav", clip.audio, 16000)
+    imageio.imwrite(tmp_path / "b.png", clip.video[0])
+    (tmp_path / "few.txt").write_text("Hello world.\nHow are you?\n")
+    (tmp_path / "texts.tsv").write_text("one\t3\tHello world.\n")
+
+    ran = 0
+    command("train.py", "--config", "tiny", "--out_dir", "out/small", cwd=tmp_path)
+    for line in commands():
+        if any(re.search(pattern, line) for pattern in NOT_HERE):
+            continue
+        for pattern, shorter in SHORTER:
+            line = re.sub(pattern, shorter, line)
+        if line.startswith("python train.py --config tiny") and "--out_dir" not in line:
+            line += " --out_dir out/small"
+        words = shlex.split(line.replace('"..."', '"Hello world"'))
+        assert words[0] == "python"
+        said = command(*words[1:], cwd=tmp_path)
+        assert "Traceback" not in said, said
+        # What it names as its output is there.
+        if "--out" in words and "--n 2" not in line:
+            assert (tmp_path / words[words.index("--out") + 1]).exists(), line
+        ran += 1
+    assert ran >= 15
