@@ -278,7 +278,7 @@ class ClipFolder:
         present = [path for path in self.paths if path not in missing]
         names = sorted(str(path.relative_to(self.root)) for path in missing)
         self.key = stable_hash(
-            [digest(self.root, present), size, sample_rate, crop, split, *names])
+            [digest(self.root, present), size, sample_rate, crop and crop[:3], split, *names])
 
     def __len__(self) -> int:
         return len(self.paths)

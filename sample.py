@@ -543,6 +543,7 @@ def main() -> None:
 
     # Folders: a round trip of clips, or a clip per line of a list.
     if options.roundtrip:
+        crop = folders.crop_for_folder(options.roundtrip, crop)
         source = data.ClipFolder(options.roundtrip, "all", c.size, c.sample_rate, crop)
         folders.write_roundtrip(models, data.usable(source), len(source), options.out)
         return print(f"{options.out}: the round trip. Next: python -m lab.metrics --truth "

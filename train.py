@@ -197,7 +197,7 @@ PRESETS = {
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
         motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, short_first=0.0,
         flow_width=128, flow_heads=2, talker_steps=1300, jitter=3, guidance=1.5, temperature=0.6,
-        motion_temperature=0.6),
+        motion_temperature=0.6, alignment_pace=1.0, stop_hits=3),
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
         size=512, sample_rate=24000, tokens="qwen", autoencoders="paper", clips=1000000,
@@ -732,7 +732,8 @@ def main() -> None:
     home = Path(__file__).parent.resolve()
     paths = [str(home), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
-        [sys.executable, home / "lab" / "grid.py", "--ckpt", out, "--out", out / "sample.mp4"],
+        [sys.executable, home / "lab" / "grid.py", "--ckpt", out, "--out", out / "sample.mp4",
+         f"--device={config.device}"],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
     if done.returncode:
         raise RuntimeError(f"{out / 'sample.mp4'} could not be made; the reason is above")

@@ -49,11 +49,12 @@ class BrokenClip(ValueError):
 
 
 # --------------------------------------------------------------------------------------- reading
-def run_ffmpeg(path: Path | str, *arguments, data=b"") -> bytes:
+def run_ffmpeg(path: Path | str, *arguments, data=b"", strict=False) -> bytes:
     """Run ffmpeg and return what it writes to its standard output.
 
     Args:
         path: the file that an error names. arguments: ffmpeg's own. data: its standard input.
+        strict: whatever ffmpeg complains of counts as a failure.
 
     Raises BrokenClip, with ffmpeg's own last line if none of the reasons below is known.
     """
@@ -69,7 +70,7 @@ def run_ffmpeg(path: Path | str, *arguments, data=b"") -> bytes:
         raise BrokenClip(path, "the file is truncated: its end is missing")
     # NOTE: what is damaged ffmpeg decodes as far as it goes: grey pictures, half of the sound. It
     # complains, and does not call that a failure.
-    if failed or complaint:
+    if failed or strict and complaint:
         lines = (complaint or "failed without a word").splitlines()
         kind = "ffmpeg: " if failed else "the file is damaged: "
         raise BrokenClip(path, kind + without_addresses(lines[-1] if failed else lines[0]))
@@ -128,7 +129,7 @@ def look(path: Path | str) -> Streams:
 
 
 def decode(path: Path | str, wanted: int, other: int | None, longest: float | None,
-           *options) -> bytes:
+           *options, strict=True) -> bytes:
     """What ffmpeg makes of a stream with these options for the output. Raises BrokenClip.
 
     Args:
@@ -143,7 +144,7 @@ def decode(path: Path | str, wanted: int, other: int | None, longest: float | No
         arguments += ["-map", f"0:{other}", "-c", "copy", *until, "-f", "null", "-"]
     # If a stream changes its form in the middle, ffmpeg would start its filters anew, and these
     # would fill up from time 0 again. Without this it says so, and the clip counts as damaged.
-    raw = run_ffmpeg(path, "-reinit_filter", 0, *arguments)
+    raw = run_ffmpeg(path, "-reinit_filter", 0, *arguments, strict=strict)
     if not raw:
         raise BrokenClip(path, "nothing could be decoded from it")
     return raw
@@ -239,7 +240,7 @@ def read_picture(path: Path | str, size: int, crop: tuple | None = None) -> np.n
     # white is added.
     filters = f"format=gbrap,premultiply=inplace=1,{square_filters(path, streams, size, crop)}"
     raw = decode(path, streams.video, None, None, "-vf", filters, "-frames:v", 1,
-                 "-f", "rawvideo", "-pix_fmt", "rgba")
+                 "-f", "rawvideo", "-pix_fmt", "rgba", strict=False)
     picture = np.frombuffer(raw, np.uint8).reshape(size, size, 4)
     return (picture[..., :3] + (255 - picture[..., 3:]).astype(int)).clip(0, 255).astype(np.uint8)
 
@@ -339,8 +340,13 @@ def write_clip(path: Path | str, video: np.ndarray, audio: np.ndarray | None, sa
 
         # Written under another name and then renamed: a killed run leaves no half of a clip.
         ending = ["-movflags", "+faststart", "-t", frames / FPS, f"file:{path}.part"]
-        run_ffmpeg(path, *pictures, *sound, *coding, *ending, data=video.tobytes())
-        os.replace(f"{path}.part", path)
+        try:
+            run_ffmpeg(path, *pictures, *sound, *coding, *ending, data=video.tobytes())
+            os.replace(f"{path}.part", path)
+        except BrokenClip as error:
+            raise OSError(f"{path} can't be written: {error.reason}") from None
+        finally:
+            Path(f"{path}.part").unlink(missing_ok=True)
 
 
 def write_json(path: Path | str, content) -> None:

@@ -119,8 +119,9 @@ def plainly(function: Callable, *arguments) -> None:
     except KeyboardInterrupt as stop:
         # Of several processes of a run, the one that started the others says it.
         if multiprocessing.parent_process() is None and rank() == 0:
-            print("\nstopped; the same command resumes from the last checkpoints",
-                  file=sys.stderr)
+            program = Path(sys.argv[0]).name
+            resumes = "; the same command resumes from the last checkpoints"
+            print("\nstopped" + resumes * (program == "train.py"), file=sys.stderr)
         sys.exit(143 if isinstance(stop, Terminated) else 130)
 
 

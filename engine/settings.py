@@ -245,6 +245,15 @@ def frozen_fields(Config) -> list[str]:
             if name not in ("config", "out_dir", "from_run", "seed")]
 
 
+def same_setting(name: str, one, other) -> bool:
+    """Whether two values of a setting are the same. A crop may have the size that it is for."""
+    if name == "crop":
+        one, other = parse_crop(one), parse_crop(other)
+        if one and other and {len(one), len(other)} == {3, 4}:
+            return one[:3] == other[:3]
+    return one == other
+
+
 def adopt_frozen(config, given: set[str]) -> None:
     """With `--from RUN`: set the fields of the frozen parts to the values of RUN.
 
@@ -266,7 +275,7 @@ def adopt_frozen(config, given: set[str]) -> None:
         theirs = read_run_config(run, type(config))
     for name in frozen_fields(config):
         value = getattr(theirs, name)
-        if name in given and getattr(config, name) != value:
+        if name in given and not same_setting(name, getattr(config, name), value):
             raise ValueError(
                 f"--{name}={getattr(config, name)} does not go with --from {run}, whose frozen "
                 f"parts were made with --{name}={value}: leave --{name} out, or --from")
@@ -431,7 +440,8 @@ def open_run(config, clips: str, steps: dict[str, int]) -> None:
         before = read_run_config(out, type(config))
         changed = [f"{name} was {getattr(before, name)!r}, is {getattr(config, name)!r}"
                    for name in names
-                   if name not in free and getattr(before, name) != getattr(config, name)]
+                   if name not in free
+                   and not same_setting(name, getattr(before, name), getattr(config, name))]
         if changed:
             raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
                              f"choose another --out_dir, or delete {out} to start anew")

@@ -6,7 +6,7 @@ so a resumed run is the same run. A batch may pass in pieces, one after the othe
 processes (engine/processes.py); a process prepares its next piece while a GPU computes this one.
 
 SIGTERM, by which schedulers and containers end a program, lets a step end, saves a checkpoint, and
-then ends the process.
+then ends the process. Several processes do so together, at the next line of the log.
 """
 import json
 import math

@@ -194,7 +194,7 @@ def main() -> None:
 
     # Test clips that are long enough to be continued after 1 s.
     if options.data:
-        crop = parse_crop(c.crop)
+        crop = folders.crop_for_folder(options.data, parse_crop(c.crop))
         source = data.ClipFolder(options.data, "all", c.size, c.sample_rate, crop)
     else:
         source = train.corpus(c, "test", 4 * options.n)

@@ -10,7 +10,7 @@ import argparse
 import itertools
 from pathlib import Path
 
-import engine.machine  # noqa: F401       before torch
+from engine.machine import pick_device      # before torch
 import numpy as np
 
 import data
@@ -111,8 +111,9 @@ def main() -> None:
     parser.add_argument("--ckpt", type=Path, required=True, help="the folder of a training run")
     parser.add_argument("--out", type=Path, required=True, help="an .mp4, or a silent .gif")
     parser.add_argument("--n", type=int, default=6, help="sentences")
+    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N")
     options = parser.parse_args()
-    models = Models(options.ckpt)
+    models = Models(options.ckpt, pick_device(options.device))
     cells = generate_pairs(models, options.n)
     if options.out.suffix == ".gif":
         write_gif(cells, options.out)

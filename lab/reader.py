@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 import data
 from engine.machine import cores
+from engine.processes import plainly
 from engine.workers import parallel
 from english.text import PHONES, read
 from lab.cartoon import articulate, make_speaker, synthesize
@@ -127,4 +128,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    plainly(main)

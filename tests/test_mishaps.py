@@ -88,7 +88,9 @@ def started():
     def start(*words):
         process = subprocess.Popen(
             [sys.executable, *map(str, words)], cwd=HOME, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, start_new_session=True)
+            stderr=subprocess.PIPE, start_new_session=True,
+            # A shell lets what runs in its background ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
         watchdog = threading.Timer(100, os.killpg, (process.pid, signal.SIGKILL))
         watchdog.start()
         running.append((process, watchdog))
@@ -198,6 +200,7 @@ def test_sigterm_saves_and_the_same_command_resumes(tmp_path, monkeypatch, capfd
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
         patch.setattr(train.TrainingRun, "clip_gradients", clip_and_end)
+        patch.setattr(sys, "argv", ["train.py"])
         plainly(train.train_talker, config, cpu, torch.float32)
     assert stop.value.code == 143
     assert "the same command resumes" in capfd.readouterr().err

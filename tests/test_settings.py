@@ -6,7 +6,7 @@ import torch
 
 import train
 from engine.checkpoints import load_checkpoint
-from engine.settings import parse_crop
+from engine.settings import parse_crop, same_setting
 
 
 @pytest.mark.parametrize("argument, message", [
@@ -41,6 +41,10 @@ def test_runs_of_other_versions(tmp_path):
 
 def test_crop():
     assert parse_crop("60,20,240") == (60, 20, 240) and parse_crop("") is None
+    assert parse_crop("60,20,240,720x576") == (60, 20, 240, "720x576")
+    assert same_setting("crop", "60,20,240", "60,20,240,720x576")
+    assert not same_setting("crop", "60,20,241", "60,20,240,720x576")
+    assert not same_setting("crop", "60,20,240,360x288", "60,20,240,720x576")
     with pytest.raises(ValueError, match="--crop is x,y,size"):
         parse_crop("60,20")
 
