@@ -78,6 +78,9 @@ def barrier() -> None:
 # What the person at the keyboard can mend. Commands then end with exit code 2, as argparse does.
 USER_ERRORS = (ValueError, FileNotFoundError, FileExistsError, NotADirectoryError,
                IsADirectoryError, PermissionError)
+# Seconds. Whoever waits for other processes wakes up so often: a signal that comes just before
+# waiting begins would otherwise be seen at its end only.
+AWAKE = 1.0
 
 
 class Terminated(KeyboardInterrupt):
@@ -178,7 +181,7 @@ def run_in_processes(calls: list[tuple]) -> None:
             start(workers[-1])
         running = workers
         while running:
-            connection.wait([worker.sentinel for worker in running])
+            connection.wait([worker.sentinel for worker in running], AWAKE)
             running = [worker for worker in running if worker.is_alive()]
             for worker in workers:
                 if worker.exitcode:

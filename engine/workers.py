@@ -18,7 +18,7 @@ from typing import Callable, Iterable, Iterator
 from tqdm import tqdm
 
 from engine.media import BrokenClip
-from engine.processes import how_it_ended, start
+from engine.processes import AWAKE, how_it_ended, start
 
 # A worker takes seconds to start, so there is one for so many clips at most.
 CLIPS_PER_WORKER = 16
@@ -139,9 +139,10 @@ def hand_out(crew: list[Worker], given: int, end: int) -> int:
 
 
 def collect(crew: list[Worker]) -> dict:
-    """Wait until a worker has a result -> number -> result, of all that have one."""
+    """Wait until a worker has a result -> number -> result, of all that have one. After a while it
+    gives none."""
     by_pipe = {worker.pipe: worker for worker in crew}
-    return dict(by_pipe[pipe].take() for pipe in connection.wait(list(by_pipe)))
+    return dict(by_pipe[pipe].take() for pipe in connection.wait(list(by_pipe), AWAKE))
 
 
 def kept(results: Iterable, n: int, label: str, skipped: list[str]) -> Iterator[tuple]:
