@@ -29,7 +29,8 @@ from torch import Tensor
 
 from engine.folders import (VIDEOS, clip_name, find_videos, other_names, printable,
                             why_unreadable)
-from engine.media import BrokenClip, digest, fit_length, read_audio, read_video, write_json
+from engine.media import (BrokenClip, digest, fit_length, look, read_audio, read_video,
+                          write_json)
 from engine.transcripts import read_transcript
 from engine.workers import kept, parallel
 from english.sentences import KINDS
@@ -218,12 +219,13 @@ class SyntheticCorpus:
 def read_clip(path: Path | str, size: int, sample_rate: int, crop: tuple | None = None) -> Clip:
     """A video file with sound -> Clip without a text, as long as its video. Raises BrokenClip.
     The arguments are those of ClipFolder."""
-    video = read_video(path, size, crop, LONGEST / FPS)
+    streams = look(path)
+    video = read_video(path, size, crop, LONGEST / FPS, streams)
     if not SHORTEST <= len(video) <= LONGEST:
         wrong = "short" if len(video) < SHORTEST else "long"
         raise BrokenClip(path, f"too {wrong}: {len(video) / FPS:.2f} s; "
                                f"a clip has {SHORTEST / FPS} to {LONGEST // FPS} s")
-    sound = read_audio(path, sample_rate, LONGEST / FPS + 1)
+    sound = read_audio(path, sample_rate, LONGEST / FPS + 1, streams=streams)
     audio = fit_length(sound, len(video), sample_rate)
     return Clip(Path(path).stem, "", video, audio)
 

@@ -40,8 +40,8 @@ import data
 import train
 from autoencoders import pictures_to_tensor
 from engine import folders, sampling
-from engine.media import (BrokenClip, fit_length, fitting_crop, generated, read_audio, read_picture,
-                          read_video)
+from engine.media import (BrokenClip, first_with_pictures, fit_length, fitting_crop, generated,
+                          read_audio, read_picture, read_video)
 from engine.options import parse_options
 from engine.processes import plainly
 from engine.settings import parse_crop
@@ -543,8 +543,8 @@ def main() -> None:
 
     # Folders: a round trip of clips, or a clip per line of a list.
     if options.roundtrip:
-        crop = folders.crop_for_folder(options.roundtrip, crop)
-        source = data.ClipFolder(options.roundtrip, "all", c.size, c.sample_rate, crop)
+        source = data.ClipFolder(options.roundtrip, "all", c.size, c.sample_rate)
+        source.crop = fitting_crop(first_with_pictures(source.paths), crop)
         folders.write_roundtrip(models, data.usable(source), len(source), options.out)
         return print(f"{options.out}: the round trip. Next: python -m lab.metrics --truth "
                      f"{options.roundtrip} --roundtrip {options.out} --generated ...")

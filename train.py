@@ -46,7 +46,7 @@ from engine import kernels
 from engine.alignment import spoken_symbols
 from engine.checkpoints import (finished, load_checkpoint, load_weights, resume_points,
                                 save_checkpoint)
-from engine.media import size_of_first, write_json
+from engine.media import first_with_pictures, picture_size, write_json
 from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, rank,
                               run_in_processes, world)
 from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, lock_folder,
@@ -709,8 +709,8 @@ def main() -> None:
     source = corpus(config)
     if config.data and config.crop.count(",") == 2:
         # The crop belongs to pictures of this size, also where other files are sampled with.
-        config.crop = f"{config.crop},{size_of_first(source.paths)}"
-        source = corpus(config)
+        config.crop += f",{picture_size(first_with_pictures(source.paths))}"
+        source.crop = parse_crop(config.crop)
     join_processes(device)
     if rank() == 0:
         check_frozen(config, modality_table(config))

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from engine.media import VERSION, BrokenClip, fitting_crop, generated, write_clip
+from engine.media import VERSION, generated, write_clip
 from engine.transcripts import read_utf8
 from english.text import read
 from model import FPS
@@ -75,19 +75,6 @@ def find_videos(root: Path, without: Path | None = None) -> list[Path]:
                 if not (place.is_relative_to(target) or top.is_relative_to(target)):
                     linked.append(path)
     return found
-
-
-def crop_for_folder(folder: Path, crop: tuple | None) -> tuple | None:
-    """engine.media.fitting_crop for a folder of clips, by the first that can be read."""
-    if not crop or not Path(folder).is_dir():
-        return crop
-    for path in find_videos(Path(folder)):
-        try:
-            return fitting_crop(path, crop)
-        except BrokenClip:
-            # It is named when its turn comes.
-            continue
-    return crop
 
 
 def why_unreadable(path: Path) -> str | None:

@@ -27,6 +27,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from engine.checkpoints import replacing
 from engine.transcripts import transcript_contents
 from model import FPS
 
@@ -134,7 +135,8 @@ def decode(path: Path | str, wanted: int, other: int | None, longest: float | No
 
     Args:
         wanted: the number of the stream. other: that of a stream to which it keeps its place in
-            time. longest: seconds after which reading ends; None reads everything.
+            time. longest: seconds after which reading ends; None reads everything. strict: see
+            `run_ffmpeg`.
     """
     until = [] if longest is None else ["-t", longest]
     arguments = ["-i", f"file:{path}", "-map", f"0:{wanted}", *options, *until, "-"]
@@ -150,27 +152,36 @@ def decode(path: Path | str, wanted: int, other: int | None, longest: float | No
     return raw
 
 
-def picture_size(streams: Streams) -> str:
+def stored_size(streams: Streams) -> str:
     """Width and height of the pictures as they are stored, such as 720x576."""
     found = re.search(r", (\d+x\d+)", streams.form)
     return found[1] if found else "unknown"
 
 
-def size_of_first(paths: list[Path]) -> str:
-    """The `picture_size` of the first file that has pictures. ValueError if none has."""
+def picture_size(path: Path | str) -> str:
+    """`stored_size` of a file. Raises BrokenClip."""
+    return stored_size(with_pictures(path, look(path)))
+
+
+def first_with_pictures(paths: list[Path]) -> Path:
+    """The first file whose pictures can be shown. ValueError if there is none."""
+    reasons = []
     for path in paths:
         try:
-            return picture_size(video_stream(path))
+            with_pictures(path, look(path))
+            return path
         except BrokenClip as error:
-            last = error
-    raise ValueError(f"no picture could be read: {last}")
+            reasons.append(str(error))
+    raise ValueError(f"none of the {len(paths)} files has pictures; the first reason: {reasons[0]}")
 
 
 def fitting_crop(path: Path | str, crop: tuple | None) -> tuple | None:
     """The crop of a run for a picture from elsewhere. If it was made for pictures of another size,
     the centre is taken, and one line says so."""
-    size = picture_size(video_stream(path))
-    if not crop or len(crop) == 3 or crop[3] == size:
+    if not crop or len(crop) == 3:
+        return crop
+    size = picture_size(path)
+    if size == crop[3]:
         return crop
     print(f"{path}: its centre is taken, since it is {size} and the crop of the training is for "
           f"{crop[3]}; --crop x,y,size takes another part", file=sys.stderr)
@@ -179,8 +190,8 @@ def fitting_crop(path: Path | str, crop: tuple | None) -> tuple | None:
 
 def square_filters(path: Path | str, streams: Streams, size: int, crop: tuple | None) -> str:
     """ffmpeg's filters from a picture to (size, size): a crop of the picture as it is displayed."""
-    if crop and len(crop) == 4 and crop[3] != picture_size(streams):
-        raise BrokenClip(path, f"its pictures are {picture_size(streams)}, and the crop is for "
+    if crop and len(crop) == 4 and crop[3] != stored_size(streams):
+        raise BrokenClip(path, f"its pictures are {stored_size(streams)}, and the crop is for "
                                f"{crop[3]}")
     x, y, side = crop[:3] if crop else ("(iw-ow)/2", "(ih-oh)/2", "min(iw,ih)")
     if crop:
@@ -194,10 +205,9 @@ def square_filters(path: Path | str, streams: Streams, size: int, crop: tuple | 
     return ",".join(filters)
 
 
-def video_stream(path: Path | str) -> Streams:
-    """`look`, for a file whose pictures are wanted. Raises BrokenClip if there are none, or such as
-    can't be shown."""
-    streams = look(path)
+def with_pictures(path: Path | str, streams: Streams) -> Streams:
+    """The streams of a file whose pictures are wanted. Raises BrokenClip if there are none, or such
+    as can't be shown."""
     if streams.video is None:
         raise BrokenClip(path, "it has no video stream")
     for mark, name in (("arib-std-b67", "HLG"), ("smpte2084", "PQ")):
@@ -208,7 +218,7 @@ def video_stream(path: Path | str) -> Streams:
 
 
 def read_video(path: Path | str, size: int, crop: tuple | None = None,
-               longest: float | None = None) -> np.ndarray:
+               longest: float | None = None, streams: Streams | None = None) -> np.ndarray:
     """The pictures of any video file, resampled to 25 fps -> (T, size, size, 3) uint8.
 
     Args:
@@ -217,10 +227,11 @@ def read_video(path: Path | str, size: int, crop: tuple | None = None,
             centre.
         longest: seconds that are wanted at most. A longer file is not read further than a second
             beyond, and not at all if its headers tell.
+        streams: what `look` has found, if it is known already.
 
     Raises BrokenClip.
     """
-    streams = video_stream(path)
+    streams = with_pictures(path, streams or look(path))
     if longest is not None:
         longest += 1
         if streams.seconds > longest:
@@ -235,7 +246,7 @@ def read_video(path: Path | str, size: int, crop: tuple | None = None,
 def read_picture(path: Path | str, size: int, crop: tuple | None = None) -> np.ndarray:
     """A picture, or the first one of a video -> (size, size, 3) uint8. What is transparent is
     white. Raises BrokenClip."""
-    streams = video_stream(path)
+    streams = with_pictures(path, look(path))
     # The colours of transparent pixels are hidden, and may be any. They become black, and then
     # white is added.
     filters = f"format=gbrap,premultiply=inplace=1,{square_filters(path, streams, size, crop)}"
@@ -246,16 +257,17 @@ def read_picture(path: Path | str, size: int, crop: tuple | None = None) -> np.n
 
 
 def read_audio(path: Path | str, sample_rate: int, longest: float | None = None,
-               silent=False) -> np.ndarray:
+               silent=False, streams: Streams | None = None) -> np.ndarray:
     """The sound of any audio or video file, mixed down to mono -> (n,) float32 in [-1, 1]. Sample 0
     coincides with frame 0 of the video.
 
     Args:
-        longest: seconds that are read at most. silent: silence counts as a sound, too.
+        longest: seconds that are read at most. silent: silence counts as a sound, too. streams: as
+            for `read_video`.
 
     Raises BrokenClip, also if there is nothing to hear.
     """
-    streams = look(path)
+    streams = streams or look(path)
     if streams.audio is None:
         raise BrokenClip(path, "it has no audio stream")
     # Several channels are averaged, with weights that add up to 1. Where the sound starts late,
@@ -351,8 +363,8 @@ def write_clip(path: Path | str, video: np.ndarray, audio: np.ndarray | None, sa
 
 def write_json(path: Path | str, content) -> None:
     """Write a file under another name and rename it: a killed run leaves the old one or the new."""
-    Path(f"{path}.part").write_text(json.dumps(content))
-    os.replace(f"{path}.part", path)
+    with replacing(path) as file:
+        file.write(json.dumps(content).encode())
 
 
 # ----------------------------------------------------------------------------------------- a hash

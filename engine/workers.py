@@ -35,7 +35,7 @@ def work(pipe: connection.Connection) -> None:
     # Ctrl-C reaches all processes of a terminal. This one is ended by the one that started it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        function, source = pickle.loads(pipe.recv_bytes())
+        function, source = pipe.recv()
         while True:
             pipe.send(outcome(function, source, pipe.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):

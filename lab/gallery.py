@@ -31,7 +31,7 @@ import data
 import sample
 import train
 from engine import folders
-from engine.media import write_clip
+from engine.media import first_with_pictures, fitting_crop, write_clip
 from engine.processes import plainly
 from engine.settings import parse_crop
 from lab.metrics import Probes, correlation, fit_probes, load
@@ -194,8 +194,8 @@ def main() -> None:
 
     # Test clips that are long enough to be continued after 1 s.
     if options.data:
-        crop = folders.crop_for_folder(options.data, parse_crop(c.crop))
-        source = data.ClipFolder(options.data, "all", c.size, c.sample_rate, crop)
+        source = data.ClipFolder(options.data, "all", c.size, c.sample_rate)
+        source.crop = fitting_crop(first_with_pictures(source.paths), parse_crop(c.crop))
     else:
         source = train.corpus(c, "test", 4 * options.n)
     long = (clip for clip in data.usable(source) if len(clip.video) > FPS + c.patch)
