@@ -40,6 +40,7 @@ from lab.cartoon import (CONTROL_RATE, VERSION, articulate, make_speaker, move_f
 from model import FPS
 
 SPLITS = ("train", "dev", "test")
+TIMINGS = ("natural", "free")
 SHORTEST, LONGEST = 10, 30 * FPS            # frames of a usable clip
 
 
@@ -132,6 +133,8 @@ class SyntheticCorpus:
         size: side of the pictures in pixels.
         sample_rate: in Hz, a multiple of 200 from 16000 on.
         sentences: open, of one to twelve words of the lexicon, or grid, of GRID's grammar.
+        timing: natural, or free, where every word and pause has a random length, so that the text
+            does not tell when anything is said.
 
     Raises ValueError for arguments out of these ranges.
     """
@@ -139,10 +142,12 @@ class SyntheticCorpus:
     UNSEEN = range(256, 288)
 
     def __init__(self, split="train", n=1000, speakers: Iterable[int] | None = None, seed=0,
-                 size=64, sample_rate=16000, sentences="open"):
+                 size=64, sample_rate=16000, sentences="open", timing="natural"):
         check_split(split)
         if sentences not in KINDS:
             raise ValueError(f"the sentences are one of {', '.join(KINDS)}, not {sentences!r}")
+        if timing not in TIMINGS:
+            raise ValueError(f"the timing is one of {', '.join(TIMINGS)}, not {timing!r}")
         speakers = list(self.SPEAKERS[split] if speakers is None else speakers)
         if not speakers or min(speakers) < 0:
             raise ValueError(
@@ -167,9 +172,10 @@ class SyntheticCorpus:
         self.size = size
         self.sample_rate = sample_rate
         self.draw_sentence = KINDS[sentences]
+        self.timing = timing
         # The key says what the clips depend on (not n: more clips begin with the same ones).
         self.key = stable_hash(
-            ["synthetic", VERSION, split, speakers, seed, size, sample_rate, sentences])
+            ["synthetic", VERSION, split, speakers, seed, size, sample_rate, sentences, timing])
 
     def __len__(self) -> int:
         return self.n
@@ -208,7 +214,7 @@ class SyntheticCorpus:
         rng = np.random.default_rng(entropy)
         speaker = make_speaker(number)
         # One trajectory of the articulators moves the face and makes the sound.
-        trajectory = articulate(read(text).symbols, speaker, rng)
+        trajectory = articulate(read(text).symbols, speaker, rng, self.timing == "free")
         controls = move_face(trajectory, rng)
         audio = synthesize(trajectory, speaker, self.sample_rate, rng)
         video = render(controls, speaker, self.size)

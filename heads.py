@@ -86,10 +86,10 @@ class FlowHead(nn.Module):
         # The release adds a second embedding, of a step size that is always 0: one learned vector.
         return self.time(sinusoids(t, width)) + self.step(sinusoids(t.new_zeros(1), width))
 
-    def velocity(self, x: Tensor, t: Tensor, hidden: Tensor, history: Tensor,
-                 condition: Tensor) -> Tensor:
-        """Noisy frames x (M, P, d) at timesteps t (M,), hidden (M, D), history (M, P, d),
-        condition (M, G) -> velocity (M, P, d)."""
+    def tokens(self, x: Tensor, t: Tensor, hidden: Tensor, history: Tensor,
+               condition: Tensor) -> Tensor:
+        """What the transformer reads, (M, 2 + 2 P, width). The arguments are those of
+        `velocity`."""
         first = hidden + self.time_embedding(t)                               # (M, D)
         noisy = self.noisy_in(x)                                              # (M, P, D)
         if self.frames_in is not None:
@@ -99,7 +99,14 @@ class FlowHead(nn.Module):
             self.condition_in(condition)[:, None],                            # (M, 1, D)
             self.history_in(history),                                         # (M, P, D)
             noisy), 1)                                                        # (M, P, D)
-        tokens = self.transformer(self.input(tokens))                         # (M, 2 + 2 P, width)
+        return self.input(tokens)                                             # (M, 2 + 2 P, width)
+
+    def velocity(self, x: Tensor, t: Tensor, hidden: Tensor, history: Tensor,
+                 condition: Tensor) -> Tensor:
+        """Noisy frames x (M, P, d) at timesteps t (M,), hidden (M, D), history (M, P, d),
+        condition (M, G) -> velocity (M, P, d)."""
+        tokens = self.tokens(x, t, hidden, history, condition)
+        tokens = self.transformer(tokens)                                     # (M, 2 + 2 P, width)
         # The velocity is read off the last P tokens, those of the noisy frames.
         return self.out(tokens[:, -x.shape[1]:])                              # (M, P, d)
 
@@ -220,6 +227,13 @@ def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Ten
     return F.pad(at, fill), F.pad(torch.ones(wanted, device=at.device), fill)
 
 
+def per_patch(condition: Tensor, patches: int) -> Tensor:
+    """A condition (B, G) for all patches of a sample, or one of each patch already -> (B, N, G)."""
+    if condition.ndim == 3:
+        return condition
+    return condition[:, None].expand(-1, patches, -1)
+
+
 def of_stream(sampling: dict, name: str) -> dict:
     """The options of FlowHead.sample for one modality, from those for all: the temperature may be a
     dictionary, name -> number."""
@@ -260,7 +274,7 @@ class SeparateHeads(nn.ModuleDict):
         by_time = {}
         for name, x in inputs.items():
             at, counts = draw_rows(x.mask, self.repeats, generator)           # (M,), (M,)
-            condition = x.condition[:, None].expand(-1, x.mask.shape[1], -1)  # (B, N, G)
+            condition = per_patch(x.condition, x.mask.shape[1])               # (B, N, G)
             rows = [values.flatten(0, 1).index_select(0, at)                  # (M, ...)
                     for values in (x.target, x.hidden, x.history, condition)]
             losses[name], by_time[f"{name}_by_time"] = self[name].loss(*rows, counts, generator)
@@ -276,8 +290,9 @@ class SeparateHeads(nn.ModuleDict):
                 continue
             history = x.history[:, 0]                                         # (B, P, d)
             z = noise(tuple(history.shape))
+            condition = per_patch(x.condition, 1)[:, 0]                       # (B, G)
             patch = self[name].sample(
-                z, x.hidden[:, 0], history, x.condition, **of_stream(sampling, name))
+                z, x.hidden[:, 0], history, condition, **of_stream(sampling, name))
             patches[name] = patch[:, None]                                    # (B, 1, P, d)
         return patches
 

@@ -53,7 +53,8 @@ class HeadInput(NamedTuple):
 
     hidden: Tensor                  # (B, N, D) hidden states of the language model
     history: Tensor                 # (B, N, P, d) the clean patch before, zeros at the start
-    condition: Tensor               # (B, G) the same for all patches of a sample
+    condition: Tensor               # (B, G) the same for all patches of a sample; a class of heads
+    #                                 may make one of each patch of it, (B, N, G)
     target: Tensor | None = None    # (B, N, P, d) the clean patch: in training; in generation
     #                                 only where the patch is given and need not be sampled
     mask: Tensor | None = None      # (B, N) True where there is a patch to learn from (training)

@@ -74,6 +74,7 @@ class Config:
     data: str = ""                  # a folder of real clips; empty: the synthetic corpus
     crop: str = ""                  # x,y,size in pixels of real clips; empty: the centre square
     sentences: str = "open"         # of the synthetic corpus: open, or grid (GRID's 51 words)
+    timing: str = "natural"         # of its speech: natural, or free, which no text tells
     tokens: str = "phones"          # what a text becomes: phones, characters, or qwen (Qwen3's)
     size: int = 64                  # side of the square pictures, pixels
     sample_rate: int = 16000
@@ -470,7 +471,7 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
             config.alphabet.encode, without=config.out_dir)
     return data.SyntheticCorpus(
         split, n or config.clips, speakers, config.seed, config.size, config.sample_rate,
-        config.sentences)
+        config.sentences, config.timing)
 
 
 def padded_audio(clips: list, samples_per_frame: int) -> dict[str, torch.Tensor]:
@@ -553,14 +554,17 @@ def worker_parts(out: Path) -> tuple[Frozen, data.ClipStore]:
     return Frozen(run_config(out), *parts, device, dtype), data.ClipStore(out / "clips")
 
 
-@torch.inference_mode()
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why not."""
     frozen, store = worker_parts(out)
     stored = index in store.places
     clip = store[store.places[index]] if stored else data.make_clip(source, index)
-    if isinstance(clip, data.BrokenClip):
-        return clip
+    return clip if isinstance(clip, data.BrokenClip) else latent_item(frozen, clip)
+
+
+@torch.inference_mode()
+def latent_item(frozen: Frozen, clip: data.Clip):
+    """A clip as an item of a LatentSet, or the BrokenClip that says why it can't be one."""
     item = dict(name=clip.name, text=clip.text)
     if frozen.config.aligned:
         # Where in its text the clip is at every frame, by what the audio autoencoder reads.

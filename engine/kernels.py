@@ -123,17 +123,20 @@ class FastPatchEncoder(PatchEncoder):
 
 
 class FastFlowHead(FlowHead):
-    def velocity(self, x, t, hidden, history, condition) -> Tensor:
+    def tokens(self, x, t, hidden, history, condition) -> Tensor:
         first = hidden + self.time_embedding(t)                               # (M, D)
         noisy = self.noisy_in(x)                                              # (M, P, D)
         if self.frames_in is not None:
             noisy = noisy + self.frames_in(first).view(noisy.shape)
         # One product for the tokens that share a projection to the width of the head.
-        tokens = torch.cat((
+        return torch.cat((
             self.input(first)[:, None],                                       # (M, 1, width)
             self.input(torch.cat((self.condition_in(condition)[:, None],
                                   self.history_in(history)), 1)),             # (M, 1 + P, width)
             self.input(noisy)), 1)                                            # (M, P, width)
+
+    def velocity(self, x, t, hidden, history, condition) -> Tensor:
+        tokens = self.tokens(x, t, hidden, history, condition)
         frames = slice(-x.shape[1], None)
         return self.out(read_tokens(self.transformer, tokens, frames))        # (M, P, d)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from data import ALPHABETS, KINDS, SHORTEST
+from data import ALPHABETS, KINDS, SHORTEST, TIMINGS
 from engine.checkpoints import finished, replacing
 from engine.media import write_json
 from engine.processes import world
@@ -179,7 +179,8 @@ def check_settings(config) -> None:
             raise ValueError(f"--{name} ({value}) must be a multiple of {divisor} here")
 
     # Names.
-    for name, allowed in (("tokens", [*ALPHABETS, "qwen"]), ("sentences", KINDS)):
+    for name, allowed in (("tokens", [*ALPHABETS, "qwen"]), ("sentences", KINDS),
+                          ("timing", TIMINGS)):
         value = getattr(config, name)
         if value not in allowed:
             raise ValueError(f"--{name} is one of {', '.join(allowed)}, not '{value}'")

@@ -260,17 +260,23 @@ def speak_word(phones: list[str], mark: str, stretch: float, rng) -> list[Spoken
     return spoken
 
 
-def speak(symbols: list[str], speaker: dict, rng) -> list[Spoken]:
-    """All phones and silences of an utterance."""
+def speak(symbols: list[str], speaker: dict, rng, free=False) -> list[Spoken]:
+    """All phones and silences of an utterance. free: each word is .7 to 1.4 times as long, and up
+    to 220 ms of silence stand between any two, so that the text does not tell the timing."""
     words = read_words(symbols)
     rate = speaker["rate"] * rng.uniform(0.85, 1.2)
     spoken = [Spoken("SIL", rng.uniform(0.6, 2.0))]
     for phones, mark in words:
-        spoken += speak_word(phones, mark, rate * rng.uniform(0.95, 1.05), rng)
+        stretch = rate * rng.uniform(0.95, 1.05)
+        if free:
+            stretch *= rng.uniform(0.7, 1.4)
+        spoken += speak_word(phones, mark, stretch, rng)
         hesitates, pause = rng.uniform(size=2)
         if mark in PAUSES:
             shortest, longest = PAUSES[mark]
             spoken.append(Spoken("SIL", shortest + (longest - shortest) * pause))
+        elif free:
+            spoken.append(Spoken("SIL", 2.2 * pause))
         elif hesitates < 0.15:
             spoken.append(Spoken("SIL", 0.6 * pause))
     spoken[-1] = Spoken("SIL", rng.uniform(0.8, 2.4))   # the last pause ends the clip
@@ -306,11 +312,11 @@ def intone(spoken: list[Spoken], ends: np.ndarray, steps: int, rng) -> np.ndarra
     return octaves
 
 
-def articulate(symbols: list[str], speaker: dict, rng) -> dict[str, np.ndarray]:
+def articulate(symbols: list[str], speaker: dict, rng, free=False) -> dict[str, np.ndarray]:
     """ARPAbet phones and marks -> tracks, each (8 T,) float32 at 200 Hz for a whole number T of
     frames: those of SMOOTHING, and pitch in Hz. The marks: " " between words, "," for a short
-    pause, "." for a long one, "?" for the end of a question."""
-    spoken = speak(symbols, speaker, rng)
+    pause, "." for a long one, "?" for the end of a question. free: see `speak`."""
+    spoken = speak(symbols, speaker, rng, free)
 
     # The phones become segments, and the segments have their places in time, in ms.
     counts = [len(PHONES[item.phone]) for item in spoken]

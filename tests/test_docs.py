@@ -56,6 +56,7 @@ NOT_HERE = {
     r"-m lab.listen": "needs pocketsphinx, which is no package of ours",
     r"-m lab.reader": "takes a quarter of an hour",
     r"-m lab.bench": "tests/test_bench.py runs it",
+    r"-m lab.ablate": "tests/test_ablate.py runs it",
     r"torchrun": "tests/test_processes.py runs it",
     r"--released": "needs the released files",
     r"--autoencoders=paper": "takes too long: tests/test_release_files.py builds a smaller one",

@@ -1,0 +1,345 @@
+"""Experiments: talkers that differ in one point, trained on shared frozen parts and measured alike.
+
+    python train.py --config small                      # makes the frozen parts, out/small
+    python -m lab.ablate --list
+    python -m lab.ablate --corpus free --only separate follow --seeds 0 1 2
+    python -m lab.ablate --report
+
+The experiments stand in lab/ablations, the measures in lab/measures.py. A run trains a talker on
+one core, samples the test sentences with two sampling seeds, measures them, and adds a line to
+docs/ablations.jsonl; as many runs as there are cores go on at once. A killed run goes on by the
+same command, a finished one is not repeated.
+
+    out/ablations/<corpus>/base                 the corpus in latents, test sentences, references
+    out/ablations/<corpus>/<name>/sampling.json     guidance and temperature, chosen on dev
+    out/ablations/<corpus>/<name>/seed<n>       a talker, and its samples
+
+Guidance and temperature are chosen once for each experiment, by the first of its runs: among those
+whose phone errors on dev are within a point of the least, the one with the highest sync.
+"""
+import argparse
+import fnmatch
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from engine.machine import cores, prepare_machine       # before torch
+import numpy as np
+import torch
+from tqdm import tqdm
+
+import data
+import train
+from engine import settings
+from engine.checkpoints import finished, replacing, resume_points
+from engine.processes import plainly
+from engine.workers import parallel
+from lab import measures
+from lab.ablations import COMMON, CORPORA, EXPERIMENTS, Experiment
+from lab.measures import Sample
+from sample import Job, Models, Reference
+
+RESULTS = Path("docs/ablations.jsonl")
+SETS = {"fit": ("train", 300), "dev": ("dev", 64), "test": ("test", 400)}
+SEEDS = (0, 1000)                               # of sampling
+GUIDANCES = (1.0, 1.5, 2.0, 3.0)                # of which one is chosen on dev
+TEMPERATURES = (0.3, 0.6)
+
+
+# ----------------------------------------------------------------------------------- the corpora
+def encode_truth(out: Path, source, index: int) -> dict:
+    """A clip as an item of a LatentSet, with the true opening of its mouth."""
+    frozen, _ = train.worker_parts(out)
+    clip = source[index]
+    item = train.latent_item(frozen, clip)
+    if isinstance(item, data.BrokenClip):
+        raise item
+    return item | {"opening": clip.opening[:, None], "speaker": np.array([clip.speaker])}
+
+
+def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
+    """Encode a corpus by the frozen parts of a run, and the true clips that experiments are
+    measured by. n: at most so many clips of each set."""
+    changes, _ = CORPORA[corpus]
+    config = train.run_config(frozen_run)
+    for change in changes:
+        name, value = change.split("=")
+        setattr(config, name, type(getattr(config, name))(value))
+    config.out_dir, config.from_run = str(out), ""
+    config.clips = min(config.clips, n or config.clips)
+    settings.check_settings(config)
+    if (out / "references.pt").exists():
+        return
+
+    # The frozen parts are the run's, the latents are made anew.
+    source = train.corpus(config)
+    settings.lock_folder(out)
+    settings.open_run(config, source.key, resume_points(out, train.STAGES))
+    for stage in settings.FROZEN_STAGES:
+        if not finished(frozen_run, stage):
+            raise ValueError(f"{frozen_run} has no finished {stage}.pt: `python train.py --out_dir "
+                             f"{frozen_run}` makes it")
+        with replacing(out / f"{stage}.pt") as file:
+            file.write((frozen_run / f"{stage}.pt").read_bytes())
+    data.cache_clips(source, 4, out / "clips", cores())
+    train.encode_latents(config, source)
+
+    # True clips of each split, by the first 32 speakers.
+    for name, (split, clips) in SETS.items():
+        clips = min(clips, n or clips)
+        true = train.corpus(config, split, clips, range(32))
+        encode = functools.partial(encode_truth, out)
+        data.LatentSet.write(out / name, parallel(encode, true, clips, cores(), name))
+
+    # Voices and first poses of the speakers, which samples begin from.
+    frozen, _ = train.worker_parts(out)
+    references = {}
+    for speaker in tqdm(range(32), desc="references", leave=False):
+        clips = source.references(speaker)
+        with torch.inference_mode():
+            voices = [train.audio_condition(frozen, clip) for clip in clips]
+            references[speaker] = {"audio": torch.stack(voices).mean(0),
+                                   "motion": train.first_pose(frozen, clips[0])}
+    with replacing(out / "references.pt") as file:
+        torch.save(references, file)
+
+
+def load_references(base: Path) -> dict[int, dict]:
+    return torch.load(base / "references.pt", weights_only=True)
+
+
+def true_samples(base: Path, name: str) -> list[Sample]:
+    """One of SETS."""
+    clips = data.LatentSet(base / name)
+    return [Sample(text, int(item["speaker"]), item["audio"].numpy(), item["motion"].numpy(),
+                   item["motion_condition"].numpy(), item["opening"][:, 0].numpy())
+            for text, item in zip(clips.texts, clips)]
+
+
+@functools.lru_cache
+def instruments(base: Path) -> tuple[measures.Probes, measures.Ears]:
+    """What the samples of a corpus are measured with."""
+    frozen, _ = train.worker_parts(base)
+    probes = measures.fit_probes(true_samples(base, "fit"))
+    return probes, measures.Ears(frozen, load_references(base))
+
+
+# --------------------------------------------------------------------------------------- one run
+def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: Path,
+              more: list[str]) -> train.Config:
+    """Train the talker of a run, from where it stands."""
+    _, steps = CORPORA[corpus]
+    config = train.parse_config([
+        "--config", "small", "--from", str(base), "--out_dir", str(out), f"--seed={seed}",
+        *COMMON, *steps, *experiment.settings, *more])
+    train.head_class(config.heads)
+    settings.lock_folder(out)
+    settings.check_frozen(config, train.modality_table(config))
+    # Latents are large, and the same for all.
+    if not (out / "latents").exists():
+        (out / "latents").symlink_to((base / "latents").resolve())
+    settings.open_run(config, train.corpus(config).key, resume_points(out, train.STAGES))
+    settings.copy_frozen(config)
+    train.run_stages(("talker",), config, threads=1)
+    return config
+
+
+def draw(models: Models, truth: list[Sample], references: dict, seed: int, guidance: float,
+         temperature: float, batch=50) -> list[Sample]:
+    """Generate the sentences of true clips, in the voices and from the poses of their speakers."""
+    heat = {name: stream.temperature(models.config) for name, stream in models.streams.items()}
+    heat[models.talker.leader] = temperature
+    made = {}
+    # Sentences of similar lengths share a batch.
+    order = sorted(range(len(truth)), key=lambda i: len(truth[i].text))
+    for first in tqdm(range(0, len(order), batch), desc=f"seed {seed}", leave=False):
+        numbers = order[first:first + batch]
+        jobs = [Job(truth[i].text, Reference(references[truth[i].speaker], None), seed + i)
+                for i in numbers]
+        found, _ = models.latents(jobs, guidance=guidance, temperature=heat)
+        for i, latents in zip(numbers, found):
+            pose = references[truth[i].speaker]["motion"].numpy()
+            made[i] = Sample(truth[i].text, truth[i].speaker, latents["audio"].numpy(),
+                             latents["motion"].numpy(), pose)
+    return [made[i] for i in range(len(truth))]
+
+
+def choose_sampling(models: Models, base: Path, path: Path) -> dict:
+    """Guidance and temperature of an experiment, chosen on dev by its first run."""
+    if path.exists():
+        return settings.read_json(path)
+    probes, ears = instruments(base)
+    truth = true_samples(base, "dev")
+    references = load_references(base)
+    tried = []
+    for guidance in GUIDANCES:
+        for temperature in TEMPERATURES:
+            made = draw(models, truth, references, 0, guidance, temperature)
+            wrong = np.sum([ears.wrong_phones(x.text, ears.listen(x)[0]) for x in made], 0)
+            tried.append(dict(guidance=guidance, temperature=temperature,
+                              phones=round(100 * wrong[0] / wrong[1], 2),
+                              sync=round(measures.per_clip_sync(probes, made).mean(), 4)))
+    least = min(row["phones"] for row in tried)
+    best = max((row for row in tried if row["phones"] <= least + 1), key=lambda row: row["sync"])
+    chosen = best | {"tried": tried}
+    with replacing(path) as file:
+        file.write(json.dumps(chosen, indent=1).encode())
+    return chosen
+
+
+def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:
+    """Train, sample and measure -> the line of RESULTS."""
+    base = home / corpus / "base"
+    out = home / corpus / experiment.name / f"seed{seed}"
+    out.mkdir(parents=True, exist_ok=True)
+    config = train_one(experiment, corpus, seed, base, out, more)
+    last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
+
+    prepare_machine(torch.device("cpu"), 1)
+    models = Models(out, "cpu")
+    chosen = choose_sampling(models, base, out.parent / "sampling.json")
+    probes, ears = instruments(base)
+    truth = true_samples(base, "test")
+    start = time.time()
+    references = load_references(base)
+    made = [draw(models, truth, references, seed_, chosen["guidance"], chosen["temperature"])
+            for seed_ in SEEDS]
+    seconds = time.time() - start
+    np.savez_compressed(out / "samples.npz", **{
+        f"{name}{k}_{i}": getattr(sample, name).astype(np.float16)
+        for k, samples in enumerate(made) for i, sample in enumerate(samples)
+        for name in ("audio", "motion")})
+
+    # The figures are means over the sampling seeds; the primary one is kept clip by clip.
+    rows = [measures.figures(probes, ears, samples, truth) for samples in made]
+    figures = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
+    sync = np.mean([measures.per_clip_sync(probes, samples) for samples in made], 0)
+    control = np.mean([measures.per_clip_sync(probes, measures.crossed(*pair))
+                       for pair in (made, made[::-1])], 0)
+    figures["control"] = round(float(control.mean()), 4)
+    figures["coupling"] = round(float((sync - control).mean()), 4)
+    speech = sum(len(x.audio) for samples in made for x in samples) / train.FPS
+    heads = sum(p.numel() for p in train.build("talker", config).heads.parameters())
+    return dict(
+        corpus=corpus, name=experiment.name, seed=seed, settings=list(experiment.settings) + more,
+        command=f"python -m lab.ablate --corpus {corpus} --only {experiment.name} --seeds {seed}",
+        commit=commit(), frozen=data.stable_hash([(base / "audio.pt").stat().st_size,
+                                                  train.corpus(config).key, digest_of(base)]),
+        head_parameters=heads, steps=config.talker_steps, loss=last["loss"],
+        train_minutes=round(last["seconds"] / 60, 2), sample_seconds=round(seconds, 1),
+        speech_seconds=round(speech, 1),
+        guidance=chosen["guidance"], temperature=chosen["temperature"], figures=figures,
+        sync=[round(float(x), 3) for x in sync], control=[round(float(x), 3) for x in control])
+
+
+def digest_of(base: Path) -> str:
+    """What tells the frozen parts of one base from those of another: runs of different ones are
+    compared with runs of the same one only."""
+    weights = train.load_checkpoint(base, "audio")["model"]
+    return data.stable_hash([round(float(x.double().sum()), 6) for x in weights.values()])
+
+
+def commit() -> str:
+    """The commit of the code, with a + where the code differs from it."""
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], capture_output=True, text=True,
+                              cwd=Path(__file__).parent)
+        return done.stdout.strip()
+    changed = git("status", "--porcelain", "--untracked-files=no", "*.py")
+    return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+
+
+# --------------------------------------------------------------------------------------- all runs
+def read_results(path: Path) -> list[dict]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+
+
+def same_run(row: dict, corpus: str, name: str, seed: int) -> bool:
+    return (row["corpus"], row["name"], row["seed"]) == (corpus, name, seed)
+
+
+def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str]) -> None:
+    """Every run that RESULTS lacks, in processes of one core each."""
+    prepare(a.corpus, a.frozen, a.out / a.corpus / "base", a.n)
+    done = read_results(a.results)
+    jobs = [(seed, experiment.name) for seed in a.seeds for experiment in experiments
+            if not any(same_run(row, a.corpus, experiment.name, seed) for row in done)]
+    (a.out / a.corpus).mkdir(parents=True, exist_ok=True)
+
+    def start(job) -> str:
+        seed, name = job
+        log = a.out / a.corpus / f"{name}_{seed}.log"
+        words = [sys.executable, "-m", "lab.ablate", "--one", "--corpus", a.corpus, "--only", name,
+                 "--seeds", str(seed), "--out", a.out, "--results", a.results, *more]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        with open(log, "w") as file:
+            code = subprocess.run(words, stdout=file, stderr=file, env=environment).returncode
+        return f"{name}, seed {seed}: {'done' if code == 0 else f'failed, see {log}'}"
+
+    with ThreadPoolExecutor(cores()) as pool:
+        for said in tqdm(pool.map(start, jobs), desc="runs", total=len(jobs), unit="run"):
+            tqdm.write(said)
+    print(f"results: {a.results}; python -m lab.ablate --report makes tables of them")
+
+
+def add_line(path: Path, row: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m lab.ablate", description="Experiments on shared frozen parts. Further "
+        "options, --field=value, are settings of train.py for all of them.")
+    parser.add_argument("--list", action="store_true", help="what experiments there are")
+    parser.add_argument("--measures", action="store_true",
+                        help="what the measures say of clips about which the answer is known")
+    parser.add_argument("--report", action="store_true", help="tables and plot of the results")
+    parser.add_argument("--corpus", choices=CORPORA, default="free")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN",
+                        help="experiments, such as follow or 'delay*'")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--frozen", type=Path, default=Path("out/small"),
+                        help="a finished run of train.py, whose frozen parts are used")
+    parser.add_argument("--out", type=Path, default=Path("out/ablations"))
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--n", type=int, help="at most so many clips of each set, for a trial")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    a, more = parser.parse_known_args()
+    wrong = [word for word in more if not re.fullmatch(r"--\w+=.*", word)]
+    if wrong:
+        parser.error(f"not an option, and not a setting of train.py: {' '.join(wrong)}")
+    chosen = [x for x in EXPERIMENTS if any(fnmatch.fnmatch(x.name, p) for p in a.only)]
+    if not chosen:
+        parser.error(f"there is no experiment {' '.join(a.only)}: --list shows them")
+
+    if a.list:
+        for experiment in chosen:
+            print(f"{experiment.name:16} {experiment.claim}")
+            print(f"{'':16} {' '.join(experiment.settings)}")
+    elif a.measures:
+        base = a.out / a.corpus / "base"
+        prepare(a.corpus, a.frozen, base, a.n)
+        probes, ears = instruments(base)
+        from lab.report import known_table
+        print(known_table(measures.known_answers(probes, ears, true_samples(base, "test"))))
+    elif a.report:
+        from lab.report import write_report
+        write_report(read_results(a.results))
+    elif a.one:
+        add_line(a.results, run_one(chosen[0], a.corpus, a.seeds[0], a.out, more))
+    else:
+        run_all(a, chosen, more)
+
+
+if __name__ == "__main__":
+    plainly(main)

@@ -1,0 +1,53 @@
+"""The experiments of lab.ablate: what is changed, and which claim that tests.
+
+An experiment is an entry of EXPERIMENTS. What can't be said by settings of train.Config is a class
+of heads in a file of this folder (`--heads=lab.ablations.follow:FollowHeads`).
+"""
+from typing import NamedTuple
+
+
+class Experiment(NamedTuple):
+    name: str
+    claim: str                      # what it tests, in a sentence
+    settings: tuple[str, ...] = ()  # of train.py, beside those of COMMON
+
+
+# Settings of `small` that all experiments share, so that a run takes minutes: narrower heads, and
+# no speech without video, which heads that are coupled could not learn from.
+COMMON = ("--flow_width=128", "--flow_heads=2", "--speech_only=0")
+
+# The corpora: what differs from the run whose frozen parts encode them, and the steps of a talker.
+CORPORA = {
+    "free": (("sentences=grid", "timing=free", "clips=3500"), ("--talker_steps=1000",)),
+    "open": (("clips=4000",), ("--talker_steps=1400",)),
+}
+
+COUPLED = "--heads=lab.ablations.coupled"
+FOLLOW = "--heads=lab.ablations.follow"
+
+EXPERIMENTS = [
+    Experiment("separate", "the paper: the heads share nothing but the hidden state"),
+    Experiment("joint", "one transformer over the tokens of both streams agrees on what is random "
+               "inside a patch", (f"{COUPLED}:JointHeads", "--flow_width=180", "--flow_heads=3")),
+    Experiment("cross", "two heads that attend to each other in every block do so as well",
+               (f"{COUPLED}:CrossHeads",)),
+    Experiment("follow", "so does a motion head that is given the audio patch just sampled",
+               (f"{FOLLOW}:FollowHeads",)),
+    Experiment("lead", "and the other way round, an audio head that is given the motion patch",
+               (f"{FOLLOW}:LeadHeads",)),
+    Experiment("delay1", "a motion that lags by a patch knows the audio by the hidden state",
+               ("--motion_delay=1",)),
+    Experiment("delay3", "a longer lag adds nothing", ("--motion_delay=3",)),
+    Experiment("patch2", "patches of 80 ms leave less that is random inside them",
+               ("--patch=2", "--stop_hits=3")),
+    Experiment("patch8", "patches of 320 ms leave more", ("--patch=8", "--stop_hits=1")),
+    Experiment("no_history", "the heads need the patch before", ("--drop_history=1",)),
+    Experiment("motion_weight8", "the paper's weight of the motion", ("--motion_weight=8",)),
+    Experiment("speech_only.1", "a tenth of speech without video costs no sync",
+               ("--speech_only=0.1",)),
+    Experiment("speech_only.5", "nor does the paper's half", ("--speech_only=0.5",)),
+    Experiment("no_regression", "the auxiliary regression is what teaches a small model to read",
+               ("--regression_weight=0",)),
+    Experiment("no_alignment", "the alignment is needed for long sentences only",
+               ("--alignment_weight=0",)),
+]

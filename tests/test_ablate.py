@@ -1,0 +1,217 @@
+"""lab.ablate: the heads of the experiments, the measures on clips with known answers, and the kit."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import train
+from lab import ablate, measures, report
+from lab.ablations import COMMON, CORPORA, EXPERIMENTS
+from lab.measures import Sample
+from tests.helpers import command, error, generate, random_batch, randomise, tiny_talker
+
+COUPLED = ("lab.ablations.coupled:JointHeads", "lab.ablations.coupled:CrossHeads",
+           "lab.ablations.follow:FollowHeads", "lab.ablations.follow:LeadHeads")
+
+
+# ------------------------------------------------------------------------------------ the heads
+@pytest.mark.parametrize("name", ["joint", "cross", "follow", "lead"])
+def test_heads_have_as_many_parameters_as_separate_ones(name):
+    def heads(settings) -> int:
+        config = train.parse_config(["--config", "small", *COMMON, *settings])
+        return sum(p.numel() for p in train.build("talker", config).heads.parameters())
+
+    settings = next(x.settings for x in EXPERIMENTS if x.name == name)
+    assert abs(heads(settings) / heads(()) - 1) < 0.02
+
+
+@pytest.mark.parametrize("heads", COUPLED)
+def test_heads_learn_from_both_streams(heads):
+    """Every parameter gets a gradient, and the losses are those of two streams."""
+    talker, config = tiny_talker(heads=heads, drop_hidden=0, drop_history=0)
+    batch = random_batch(config)
+    losses, _ = talker.heads.loss(talker.teacher_forced(**batch)[1])
+    assert list(losses) == ["audio", "motion"]
+    sum(losses.values()).backward()
+    still = [name for name, p in talker.heads.named_parameters() if p.grad is None]
+    assert not still
+
+
+@pytest.mark.parametrize("heads, sees", list(zip(COUPLED, (
+    ("audio", "motion"), ("audio", "motion"), ("motion",), ("audio",)))))
+def test_which_stream_sees_the_other(heads, sees):
+    """Other noise of one stream changes the other, where that one sees it, and else nothing."""
+    talker, config = tiny_talker(heads=heads)
+    batch = random_batch(config)
+    _, inputs, _ = talker.teacher_forced(**batch)
+    first = {name: x._replace(hidden=x.hidden[:, :1], history=x.history[:, :1], target=None)
+             for name, x in inputs.items()}
+    widths = {name: m.latent for name, m in talker.modalities.items()}
+
+    def made(seeds: dict) -> dict:
+        def noise(shape):
+            name = next(n for n, width in widths.items() if width == shape[-1])
+            return torch.randn(shape, generator=torch.Generator().manual_seed(seeds[name]))
+        return talker.heads.sample(first, noise, steps=3, guidance=2.0, temperature=1.0)
+
+    before = made({"audio": 0, "motion": 0})
+    for name, other in (("motion", "audio"), ("audio", "motion")):
+        after = made({name: 0, other: 1})
+        assert (error(after[name], before[name]) > 1e-4) == (name in sees)
+
+
+@pytest.mark.parametrize("heads", COUPLED)
+def test_a_given_stream_is_returned_and_heeded(heads):
+    talker, config = tiny_talker(heads=heads)
+    batch = random_batch(config)
+    _, inputs, _ = talker.teacher_forced(**batch)
+    first = {name: x._replace(hidden=x.hidden[:, :1], history=x.history[:, :1],
+                              target=x.target[:, :1] if name == "audio" else None)
+             for name, x in inputs.items()}
+
+    def motion(audio):
+        given = first | {"audio": first["audio"]._replace(target=audio)}
+        made = talker.heads.sample(
+            given, lambda shape: torch.ones(shape), steps=3, guidance=1.0, temperature=1.0)
+        assert torch.equal(made["audio"], audio)
+        return made["motion"]
+
+    audio = first["audio"].target
+    heeds = heads != "lab.ablations.follow:LeadHeads"       # there the motion comes first
+    assert (error(motion(audio + 1), motion(audio)) > 1e-4) == heeds
+
+
+def test_a_condition_of_each_patch_is_that_of_all():
+    """What `per_patch` accepts: (B, G), or the same as (B, N, G)."""
+    talker, config = tiny_talker()
+    _, inputs, _ = talker.teacher_forced(**random_batch(config))
+    wide = {name: x._replace(condition=x.condition[:, None].expand(-1, x.mask.shape[1], -1))
+            for name, x in inputs.items()}
+    one, _ = talker.heads.loss(inputs, torch.Generator().manual_seed(0))
+    two, _ = talker.heads.loss(wide, torch.Generator().manual_seed(0))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_joint_heads_can_sample_fast():
+    """engine/sampling.py may replace their transformer, and samples the same."""
+    from engine import sampling
+    talker, config = tiny_talker(heads=COUPLED[0])
+    batch = random_batch(config)
+    before = generate(talker, batch, 3)
+    sampling.install(talker, torch.float32)
+    after = generate(talker, batch, 3)
+    assert all(error(after[name], before[name]) < 1e-3 for name in before)
+
+
+# --------------------------------------------------------------------------------- the measures
+def moving(n: int, T=80) -> list[Sample]:
+    """Clips whose latents are an opening of the mouth, smooth and random, in another basis."""
+    rng = np.random.default_rng(0)
+    audio, motion = rng.standard_normal((2, 1, 4))
+    clips = []
+    for i in range(n):
+        opening = np.convolve(rng.standard_normal(T + 8), np.ones(5) / 2, "same")[4:-4]
+        rows = opening[:, None].astype(np.float32)
+        clips.append(Sample(f"bin {i}", 0, rows @ audio + 0.05 * rng.standard_normal((T, 4)),
+                            rows @ motion + 0.05 * rng.standard_normal((T, 4)),
+                            np.zeros(3, np.float32), opening.astype(np.float32)))
+    return clips
+
+
+@pytest.fixture(scope="module")
+def probes():
+    return measures.fit_probes(moving(60))
+
+
+def shifted(clips, frames):
+    return [Sample(x.text, 0, x.audio, np.roll(x.motion, frames, 0), x.pose) for x in clips]
+
+
+def test_measures_put_shifts_into_their_order(probes):
+    clips = moving(20)
+    rows = [measures.sync_figures(probes, shifted(clips, frames)) for frames in (0, 1, 2, 5)]
+    assert rows[0]["sync"] > 0.9 > rows[1]["sync"] > rows[2]["sync"] > rows[3]["sync"]
+    assert rows[0]["lag"] == 0 and rows[1]["lag"] == 100
+    assert rows[0]["offset"] < 10
+    others = measures.sync_figures(probes, measures.crossed(clips, clips[1:] + clips[:1]))
+    assert abs(others["sync"]) < 0.3
+    assert others["LSE-C"] < 0.5 * rows[0]["LSE-C"] and others["LSE-D"] > rows[0]["LSE-D"]
+
+
+def test_offset_has_syncnets_sign(probes):
+    """The distance is least where the audio window is taken later by the offset: motion that comes
+    3 frames late matches audio 3 frames earlier."""
+    offsets = [measures.lip_sync_error(probes.syncnet, x)[2] for x in shifted(moving(10), 3)]
+    assert np.median(offsets) == -3
+
+
+def test_a_shift_is_found_to_a_fraction_of_a_frame():
+    seconds = (np.arange(50) + 0.5) / 25
+
+    def opening(closed):
+        return 1 - np.exp(-((seconds - closed) / 0.08) ** 2)
+
+    for late in (0.0, 0.013, -0.027, 0.04):
+        found = measures.local_shift(opening(1.0), opening(1.0 + late), 1.05)
+        assert abs(found - 1000 * late) < 3
+    # About the ends of a clip there is less to see, but no error.
+    assert abs(measures.local_shift(opening(0.1), opening(0.1), 0.0)) < 3
+    assert abs(measures.local_shift(opening(1.9), opening(1.9), 9.0)) < 3
+
+
+def test_frechet_distance():
+    rng = np.random.default_rng(0)
+    rows = rng.standard_normal((20000, 3))
+    assert measures.frechet(rows, rows) < 1e-9
+    # Two normal distributions: |difference of means|^2 + the sum of (difference of deviations)^2.
+    assert measures.frechet(2 * rows + 1, rows) == pytest.approx(3 + 3, rel=0.05)
+
+
+# ----------------------------------------------------------------------------------- statistics
+def test_sign_flip_and_interval():
+    assert report.sign_flip(np.ones(5)) == pytest.approx(2 / 32)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((5, 400))
+    assert report.sign_flip(noise.mean(0)) > 0.05 > report.sign_flip(noise.mean(0) + 0.2)
+    low, high = report.interval(noise + 1)
+    assert low < (noise + 1).mean() < high and high - low < 0.3
+
+
+# --------------------------------------------------------------------------------------- the kit
+def test_the_kit_at_tiny(tmp_path, monkeypatch):
+    """Two runs, of which the second has been killed before; then the tables."""
+    run = tmp_path / "run"
+    command("train.py", "--config", "tiny", "--out_dir", run)
+    monkeypatch.setitem(CORPORA, "free", (("timing=free", "clips=24"), ()))
+    small = [f"--{name}={value}" for name, value in train.PRESETS["tiny"].items()
+             if name in ("width", "layers", "attention_heads", "kv_heads", "head_dim", "mlp_width",
+                         "patch_heads", "flow_width", "flow_layers", "flow_heads", "talker_steps",
+                         "talker_batch", "log_every", "euler_steps")]
+    base = tmp_path / "free" / "base"
+    ablate.prepare("free", run, base, 40)
+    # Nothing is made twice.
+    written = (base / "latents" / "meta.json").stat().st_mtime_ns
+    ablate.prepare("free", run, base, 40)
+    assert (base / "latents" / "meta.json").stat().st_mtime_ns == written
+
+    rows = []
+    for name in ("separate", "follow"):
+        experiment = next(x for x in EXPERIMENTS if x.name == name)
+        rows.append(ablate.run_one(experiment, "free", 0, tmp_path, small))
+        ablate.add_line(tmp_path / "results.jsonl", rows[-1])
+    assert rows[0]["frozen"] == rows[1]["frozen"]
+    assert json.loads((tmp_path / "free" / "follow" / "sampling.json").read_text())["tried"]
+    assert ablate.read_results(tmp_path / "results.jsonl") == rows
+    text = report.tables(rows)
+    assert "| follow" in text and "less separate" in text
+    pytest.importorskip("matplotlib")
+    report.plot(rows, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_bad_words_are_named(tmp_path):
+    assert "there is no experiment" in command("-m", "lab.ablate", "--only", "nothing", fails=True)
+    said = command("-m", "lab.ablate", "--frozen", tmp_path, "--out", tmp_path, fails=True)
+    assert "holds no trained model" in said and "Traceback" not in said
+    assert "follow" in command("-m", "lab.ablate", "--list")
