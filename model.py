@@ -612,14 +612,14 @@ class Talker(nn.Module):
             ends = frames[self.leader], hidden.shape[1]
             before = F.pad(self.patch_ends(noisy, *ends)[:, :-1], (1, 0))     # (B, N)
             step = self.patch_ends(spoken, *ends) - before
-            error = (self.alignment.advance(hidden, x.target) - step).square() * x.mask
+            error = (self.alignment.advance(x.hidden, x.target) - step).square() * x.mask
             log["alignment"] = error.sum() / x.mask.sum().clamp(min=1)
             total = total + self.alignment_weight * log["alignment"]
 
         # The auxiliary regression. Padding and absent streams do not count.
         for name, regressor in self.regressors.items():
             x = inputs[name]
-            guess = rearrange(regressor(hidden), "B N (P d) -> B N P d", P=self.patch)
+            guess = rearrange(regressor(x.hidden), "B N (P d) -> B N P d", P=self.patch)
             error = (guess.float() - x.target).square().mean((2, 3)) * x.mask         # (B, N)
             log[f"{name}_regression"] = error.sum() / x.mask.sum().clamp(min=1)
             total = total + self.regression_weight * log[f"{name}_regression"]

@@ -39,7 +39,6 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 import data
-import heads
 from autoencoders import (AudioVAE, MotionAutoencoder, SpeakerEncoder, pictures_to_tensor,
                           tensor_to_pictures)
 from engine import kernels
@@ -54,6 +53,7 @@ from engine.settings import (check_frozen, check_memory, check_settings, copy_fr
 from engine.training import TrainingRun
 from engine.workers import kept, parallel
 from english.seen import Seen
+from heads import SeparateHeads
 from model import FPS, Backbone, Modality, Talker, initialise
 
 
@@ -119,6 +119,7 @@ class Config:
     patch_heads: int = 3
     condition_backbone: bool = True     # the speaker embedding conditions the backbone too
     alignment_weight: float = 0.3   # of the loss of model.Alignment; 0: there is none
+    talker: str = "Talker"          # a class of model.py, or module:Class
     heads: str = "SeparateHeads"    # the flow-matching heads: a class of heads.py, or module:Class
     flow_width: int = 192
     flow_layers: int = 3
@@ -379,14 +380,14 @@ def build(stage: str, config: Config) -> torch.nn.Module:
         return model.to(memory_format=torch.channels_last)
 
     modalities = modality_table(c)
-    flow = head_class(c.heads)(
+    flow = named_class("heads", c.heads, SeparateHeads)(
         modalities, hidden_width=c.width, width=c.flow_width, layers=c.flow_layers,
         attention_heads=c.flow_heads, patch=c.patch, repeats=c.flow_repeats,
         drop_hidden=c.drop_hidden, drop_history=c.drop_history,
         hidden_per_frame=c.hidden_per_frame)
     backbone = Backbone(
         c.width, c.layers, c.attention_heads, c.kv_heads, c.head_dim, c.mlp_width)
-    talker = Talker(
+    talker = named_class("talker", c.talker, Talker)(
         modalities, flow, backbone, c.vocabulary, c.patch, c.patch_layers, c.patch_heads,
         c.regression_weight, c.condition_backbone, alignment_weight=c.alignment_weight)
     initialise(talker)
@@ -398,22 +399,24 @@ def modality_table(config: Config) -> dict[str, Modality]:
     return {name: stream.modality(config) for name, stream in MODALITIES.items()}
 
 
-def head_class(name: str) -> type:
-    """'SeparateHeads' -> the class of heads.py; 'module:Class' -> the class of that module."""
+def named_class(option: str, name: str, usual: type) -> type:
+    """The class that an option names: 'SeparateHeads', of the file that the usual one is in, or
+    'module:Class', of that module. ValueError if it can't take the usual one's place."""
     module, _, attribute = name.rpartition(":")
-    wanted = "give a class of heads.py, such as SeparateHeads, or module:Class"
+    home = usual.__module__
+    wanted = f"give a class of {home}.py, such as {usual.__name__}, or module:Class"
     try:
-        found = getattr(importlib.import_module(module) if module else heads, attribute)
+        found = getattr(importlib.import_module(module or home), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"--heads={name}: {error}; {wanted}") from None
-    # Its constructor must take what that of SeparateHeads takes.
-    needed = inspect.signature(heads.SeparateHeads).parameters
+        raise ValueError(f"--{option}={name}: {error}; {wanted}") from None
+    # Its constructor must take what that of the usual one takes.
+    needed = inspect.signature(usual).parameters
     if not (isinstance(found, type) and issubclass(found, torch.nn.Module)):
-        raise ValueError(f"--heads={name}: it is no class of modules; {wanted}")
+        raise ValueError(f"--{option}={name}: it is no class of modules; {wanted}")
     try:
         inspect.signature(found).bind(**needed)
     except TypeError as error:
-        raise ValueError(f"--heads={name}: its constructor must take {', '.join(needed)} "
+        raise ValueError(f"--{option}={name}: its constructor must take {', '.join(needed)} "
                          f"({error}); {wanted}") from None
     return found
 
@@ -703,8 +706,9 @@ def train_frozen_parts(config: Config, source) -> None:
 def main() -> None:
     config = parse_config(sys.argv[1:])
     # Fail early: impossible sizes, and such as don't fit into memory, are reported before any work.
-    # A module that --heads names is imported first, as it is no model.
-    head_class(config.heads)
+    # Modules that --heads and --talker name are imported first, as they are no models.
+    named_class("heads", config.heads, SeparateHeads)
+    named_class("talker", config.talker, Talker)
     device = pick_device(config.device)
     check_memory(build, STAGES, config, memory(device))
 

@@ -8,7 +8,7 @@
 The experiments stand in lab/ablations, the measures in lab/measures.py. A run trains a talker on
 one core, samples the test sentences with two sampling seeds, measures them, and adds a line to
 docs/ablations.jsonl; as many runs as there are cores go on at once. A killed run goes on by the
-same command, a finished one is not repeated.
+same command. A finished one is not repeated; with --again it is sampled and measured anew.
 
     out/ablations/<corpus>/base                 the corpus in latents, test sentences, references
     out/ablations/<corpus>/<name>/sampling.json     guidance and temperature, chosen on dev
@@ -20,6 +20,7 @@ whose phone errors on dev are within a point of the least, the one with the high
 import argparse
 import fnmatch
 import functools
+import itertools
 import json
 import os
 import re
@@ -38,6 +39,7 @@ import data
 import train
 from engine import settings
 from engine.checkpoints import finished, replacing, resume_points
+from engine.media import write_json
 from engine.processes import plainly
 from engine.workers import parallel
 from lab import measures
@@ -138,7 +140,6 @@ def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: P
     config = train.parse_config([
         "--config", "small", "--from", str(base), "--out_dir", str(out), f"--seed={seed}",
         *COMMON, *steps, *experiment.settings, *more])
-    train.head_class(config.heads)
     settings.lock_folder(out)
     settings.check_frozen(config, train.modality_table(config))
     # Latents are large, and the same for all.
@@ -150,24 +151,52 @@ def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: P
     return config
 
 
+def begin(true: Sample, references: dict, seed: int, given: str, patch: int) -> Job:
+    """The job of saying what a true clip says, in the voice and from the pose of its speaker. With
+    a stream given, from the clip's own pose, and as many whole patches as the clip has."""
+    conditions = references[true.speaker]
+    if not given:
+        return Job(true.text, Reference(conditions, None), seed)
+    conditions = conditions | {"motion": torch.tensor(true.pose)}
+    frames = len(true.audio) // patch * patch
+    latents = {given: torch.tensor(getattr(true, given)[:frames])}
+    return Job(true.text, Reference(conditions, None), seed, latents, frames)
+
+
 def draw(models: Models, truth: list[Sample], references: dict, seed: int, guidance: float,
-         temperature: float, batch=50) -> list[Sample]:
-    """Generate the sentences of true clips, in the voices and from the poses of their speakers."""
+         temperature: float, given="", batch=50) -> list[Sample]:
+    """Generate the sentences of true clips, in latents. given: a stream that is the clips' own."""
     heat = {name: stream.temperature(models.config) for name, stream in models.streams.items()}
     heat[models.talker.leader] = temperature
+    jobs = [begin(true, references, seed + i, given, models.config.patch)
+            for i, true in enumerate(truth)]
+    # Sentences of similar lengths share a batch; where a stream is given, those of one length.
+    order = sorted(range(len(jobs)), key=lambda i: jobs[i].frames or len(jobs[i].text))
+    batches = []
+    for _, same in itertools.groupby(order, key=lambda i: jobs[i].frames):
+        same = list(same)
+        batches += [same[first:first + batch] for first in range(0, len(same), batch)]
+
     made = {}
-    # Sentences of similar lengths share a batch.
-    order = sorted(range(len(truth)), key=lambda i: len(truth[i].text))
-    for first in tqdm(range(0, len(order), batch), desc=f"seed {seed}", leave=False):
-        numbers = order[first:first + batch]
-        jobs = [Job(truth[i].text, Reference(references[truth[i].speaker], None), seed + i)
-                for i in numbers]
-        found, _ = models.latents(jobs, guidance=guidance, temperature=heat)
+    for numbers in tqdm(batches, desc=f"{given} seed {seed}", leave=False):
+        found, _ = models.latents([jobs[i] for i in numbers], guidance=guidance, temperature=heat)
         for i, latents in zip(numbers, found):
-            pose = references[truth[i].speaker]["motion"].numpy()
-            made[i] = Sample(truth[i].text, truth[i].speaker, latents["audio"].numpy(),
+            pose = jobs[i].reference.conditions["motion"].numpy()
+            made[i] = Sample(jobs[i].text, truth[i].speaker, latents["audio"].numpy(),
                              latents["motion"].numpy(), pose)
-    return [made[i] for i in range(len(truth))]
+    return [made[i] for i in range(len(jobs))]
+
+
+def given_figures(probes, ears, streams: dict[str, list[Sample]]) -> dict[str, float]:
+    """Of samples whose audio (A2V) or motion (V2A) is the ground truth's."""
+    found = {}
+    for given, task in (("audio", "A2V"), ("motion", "V2A")):
+        samples = streams[given]
+        scores = [ears.listen(sample)[0] for sample in samples]
+        found[f"{task} sync"] = float(measures.per_clip_sync(probes, samples).mean())
+        found[f"{task} closures"] = measures.closures(probes, ears, samples, scores)
+    found["V2A phones"] = ears.phone_errors(samples, scores)
+    return found
 
 
 def choose_sampling(models: Models, base: Path, path: Path) -> dict:
@@ -181,9 +210,8 @@ def choose_sampling(models: Models, base: Path, path: Path) -> dict:
     for guidance in GUIDANCES:
         for temperature in TEMPERATURES:
             made = draw(models, truth, references, 0, guidance, temperature)
-            wrong = np.sum([ears.wrong_phones(x.text, ears.listen(x)[0]) for x in made], 0)
-            tried.append(dict(guidance=guidance, temperature=temperature,
-                              phones=round(100 * wrong[0] / wrong[1], 2),
+            wrong = ears.phone_errors(made, [ears.listen(sample)[0] for sample in made])
+            tried.append(dict(guidance=guidance, temperature=temperature, phones=round(wrong, 2),
                               sync=round(measures.per_clip_sync(probes, made).mean(), 4)))
     least = min(row["phones"] for row in tried)
     best = max((row for row in tried if row["phones"] <= least + 1), key=lambda row: row["sync"])
@@ -208,9 +236,11 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     truth = true_samples(base, "test")
     start = time.time()
     references = load_references(base)
-    made = [draw(models, truth, references, seed_, chosen["guidance"], chosen["temperature"])
-            for seed_ in SEEDS]
+    options = chosen["guidance"], chosen["temperature"]
+    made = [draw(models, truth, references, number, *options) for number in SEEDS]
     seconds = time.time() - start
+    given = {name: draw(models, truth, references, SEEDS[0], *options, given=name)
+             for name in models.talker.modalities}
     np.savez_compressed(out / "samples.npz", **{
         f"{name}{k}_{i}": getattr(sample, name).astype(np.float16)
         for k, samples in enumerate(made) for i, sample in enumerate(samples)
@@ -219,6 +249,8 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     # The figures are means over the sampling seeds; the primary one is kept clip by clip.
     rows = [measures.figures(probes, ears, samples, truth) for samples in made]
     figures = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
+    figures |= {name: round(value, 4)
+                for name, value in given_figures(probes, ears, given).items()}
     sync = np.mean([measures.per_clip_sync(probes, samples) for samples in made], 0)
     control = np.mean([measures.per_clip_sync(probes, measures.crossed(*pair))
                        for pair in (made, made[::-1])], 0)
@@ -271,29 +303,44 @@ def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str
     prepare(a.corpus, a.frozen, a.out / a.corpus / "base", a.n)
     done = read_results(a.results)
     jobs = [(seed, experiment.name) for seed in a.seeds for experiment in experiments
-            if not any(same_run(row, a.corpus, experiment.name, seed) for row in done)]
-    (a.out / a.corpus).mkdir(parents=True, exist_ok=True)
+            if a.again or not any(same_run(row, a.corpus, experiment.name, seed) for row in done)]
 
-    def start(job) -> str:
+    def run(job: tuple[int, str]) -> str:
+        """Let another process make result.json of a run -> what went wrong, or ''."""
         seed, name = job
-        log = a.out / a.corpus / f"{name}_{seed}.log"
+        folder = a.out / a.corpus / name / f"seed{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "result.json").exists() and not a.again:
+            return ""
         words = [sys.executable, "-m", "lab.ablate", "--one", "--corpus", a.corpus, "--only", name,
-                 "--seeds", str(seed), "--out", a.out, "--results", a.results, *more]
+                 "--seeds", str(seed), "--out", a.out, *more]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        log = folder / "run.log"
         with open(log, "w") as file:
             code = subprocess.run(words, stdout=file, stderr=file, env=environment).returncode
-        return f"{name}, seed {seed}: {'done' if code == 0 else f'failed, see {log}'}"
+        return f"failed, see {log}" if code else ""
 
+    failed = 0
     with ThreadPoolExecutor(cores()) as pool:
-        for said in tqdm(pool.map(start, jobs), desc="runs", total=len(jobs), unit="run"):
-            tqdm.write(said)
+        results = zip(jobs, pool.map(run, jobs))
+        for (seed, name), wrong in tqdm(results, desc="runs", total=len(jobs), unit="run"):
+            failed += bool(wrong)
+            if not wrong:
+                result = a.out / a.corpus / name / f"seed{seed}" / "result.json"
+                add_line(a.results, json.loads(result.read_text()))
+            tqdm.write(f"{name}, seed {seed}: {wrong or 'done'}")
+    if failed:
+        raise RuntimeError(f"{failed} of {len(jobs)} runs failed; the reasons are in their logs")
     print(f"results: {a.results}; python -m lab.ablate --report makes tables of them")
 
 
 def add_line(path: Path, row: dict) -> None:
+    """Add a finished run to the results. It takes the place of a line of the same run."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    kept = [x for x in read_results(path)
+            if not same_run(x, row["corpus"], row["name"], row["seed"])]
+    with replacing(path) as file:
+        file.write("".join(json.dumps(x) + "\n" for x in [*kept, row]).encode())
 
 
 def main() -> None:
@@ -313,6 +360,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/ablations"))
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--n", type=int, help="at most so many clips of each set, for a trial")
+    parser.add_argument("--again", action="store_true",
+                        help="sample and measure finished runs anew")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     a, more = parser.parse_known_args()
     wrong = [word for word in more if not re.fullmatch(r"--\w+=.*", word)]
@@ -336,7 +385,10 @@ def main() -> None:
         from lab.report import write_report
         write_report(read_results(a.results))
     elif a.one:
-        add_line(a.results, run_one(chosen[0], a.corpus, a.seeds[0], a.out, more))
+        experiment, seed = chosen[0], a.seeds[0]
+        row = run_one(experiment, a.corpus, seed, a.out, more)
+        result = a.out / a.corpus / experiment.name / f"seed{seed}" / "result.json"
+        write_json(result, row)
     else:
         run_all(a, chosen, more)
 

@@ -186,6 +186,11 @@ class Ears:
         found = self.phones([i for i in read if i > 0])
         return errors(align(truth, found)), len(truth)
 
+    def phone_errors(self, samples: list[Sample], scores: list[np.ndarray]) -> float:
+        """Percent of the phones that are read otherwise."""
+        wrong = np.sum([self.wrong_phones(x.text, y) for x, y in zip(samples, scores)], 0)
+        return float(100 * wrong[0] / wrong[1])
+
     def labials(self, text: str, scores: np.ndarray) -> list[float]:
         """When each P, B and M of a text is heard, in seconds. None where the sound is too short
         for the text."""
@@ -282,11 +287,10 @@ def figures(probes: Probes, ears: Ears, samples: list[Sample],
     """All numbers of one set of samples, beside the true clips of the same texts."""
     listened = [ears.listen(sample) for sample in samples]
     scores = [heard for heard, _ in listened]
-    wrong = np.array([ears.wrong_phones(x.text, heard) for x, heard in zip(samples, scores)])
     long = lengths([len(x.audio) for x in samples], [len(x.audio) for x in truth])
     return sync_figures(probes, samples) | {
         "closures": closures(probes, ears, samples, scores),
-        "phones": 100 * float(wrong[:, 0].sum() / wrong[:, 1].sum()),
+        "phones": ears.phone_errors(samples, scores),
         "x truth": float(long["x truth"]), "length r": float(long["length r"]),
         "voice": 100 * float(np.mean([s == x.speaker for x, (_, s) in zip(samples, listened)])),
         "FD audio": frechet(patches_of([x.audio for x in samples]),

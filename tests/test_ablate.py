@@ -1,4 +1,4 @@
-"""lab.ablate: the heads of the experiments, the measures on clips with known answers, and the kit."""
+"""lab.ablate: the heads of the experiments, the measures on clips with known answers, the kit."""
 import json
 
 import numpy as np
@@ -9,7 +9,7 @@ import train
 from lab import ablate, measures, report
 from lab.ablations import COMMON, CORPORA, EXPERIMENTS
 from lab.measures import Sample
-from tests.helpers import command, error, generate, random_batch, randomise, tiny_talker
+from tests.helpers import command, error, generate, random_batch, tiny_talker
 
 COUPLED = ("lab.ablations.coupled:JointHeads", "lab.ablations.coupled:CrossHeads",
            "lab.ablations.follow:FollowHeads", "lab.ablations.follow:LeadHeads")
@@ -91,6 +91,44 @@ def test_a_condition_of_each_patch_is_that_of_all():
     one, _ = talker.heads.loss(inputs, torch.Generator().manual_seed(0))
     two, _ = talker.heads.loss(wide, torch.Generator().manual_seed(0))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.parametrize("name", ["InterleavedTalker", "MotionFirstTalker"])
+def test_interleaved_generation_is_the_inverse_of_training(name):
+    """Given all patches, generation passes the hidden states that training does, and a patch of
+    one stream reaches the other's of the same moment where it precedes it."""
+    talker, config = tiny_talker(talker=f"lab.ablations.interleaved:{name}", alignment_weight=0)
+    batch = random_batch(config, batch=1, patches=3) | dict(spoken=None)
+    hidden, inputs, _ = talker.teacher_forced(**batch)
+    seen = []
+    sample = talker.heads.sample
+    talker.heads.sample = lambda given, *rest, **options: (
+        seen.append((next(iter(given)), next(iter(given.values())))) or sample(given, *rest))
+    generate(talker, batch, 3, given=batch["latents"])
+    for place, (stream, x) in enumerate(seen):
+        expected = inputs[stream].hidden[:, place // 2:place // 2 + 1]
+        assert error(x.hidden, expected) < 1e-5
+    assert [stream for stream, _ in seen[:2]] == talker.order
+
+    first, second = talker.order
+    other = {n: x.clone() for n, x in batch["latents"].items()}
+    other[first][:, :config.patch] += 1
+    _, changed, _ = talker.teacher_forced(**batch | dict(latents=other))
+    assert torch.equal(changed[first].hidden[:, 0], inputs[first].hidden[:, 0])
+    assert error(changed[second].hidden[:, 0], inputs[second].hidden[:, 0]) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["InterleavedTalker", "MotionFirstTalker"])
+def test_interleaved_talkers_learn_and_follow_the_text(name):
+    talker, config = tiny_talker(talker=f"lab.ablations.interleaved:{name}")
+    batch = random_batch(config)
+    loss, log = talker(**batch)
+    loss.backward()
+    assert {"audio", "motion", "alignment", "stop"} <= log.keys()
+    still = [n for n, p in talker.named_parameters() if p.grad is None]
+    assert all("absent" in n or n.startswith("task") for n in still)
+    assert {n: x.shape[1] for n, x in generate(talker, batch, 4).items()} == {
+        "audio": 4 * config.patch, "motion": 4 * config.patch}
 
 
 def test_joint_heads_can_sample_fast():

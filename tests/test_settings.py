@@ -7,6 +7,8 @@ import torch
 import train
 from engine.checkpoints import load_checkpoint
 from engine.settings import parse_crop, same_setting
+from heads import SeparateHeads
+from model import Talker
 
 
 @pytest.mark.parametrize("argument, message", [
@@ -23,11 +25,14 @@ def test_configuration_errors(argument, message):
         train.parse_config([argument])
 
 
-def test_heads_are_named():
-    assert train.head_class("SeparateHeads") is train.head_class("heads:SeparateHeads")
+def test_heads_and_talkers_are_named():
+    for name in ("SeparateHeads", "heads:SeparateHeads"):
+        assert train.named_class("heads", name, SeparateHeads) is SeparateHeads
     for name in ("Separated", "nowhere:Heads", "FlowHead", "TIME_BINS", "heads:euler_times"):
-        with pytest.raises(ValueError, match="module:Class"):
-            train.head_class(name)
+        with pytest.raises(ValueError, match="--heads=.*module:Class"):
+            train.named_class("heads", name, SeparateHeads)
+    with pytest.raises(ValueError, match="--talker=Backbone.*class of model.py"):
+        train.named_class("talker", "Backbone", Talker)
 
 
 def test_runs_of_other_versions(tmp_path):

@@ -1,7 +1,8 @@
 """The experiments of lab.ablate: what is changed, and which claim that tests.
 
 An experiment is an entry of EXPERIMENTS. What can't be said by settings of train.Config is a class
-of heads in a file of this folder (`--heads=lab.ablations.follow:FollowHeads`).
+in a file of this folder: of heads (`--heads=lab.ablations.follow:FollowHeads`), or a Talker
+(`--talker=lab.ablations.interleaved:InterleavedTalker`).
 """
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ CORPORA = {
 
 COUPLED = "--heads=lab.ablations.coupled"
 FOLLOW = "--heads=lab.ablations.follow"
+TURNS = "--talker=lab.ablations.interleaved"
 
 EXPERIMENTS = [
     Experiment("separate", "the paper: the heads share nothing but the hidden state"),
@@ -38,6 +40,9 @@ EXPERIMENTS = [
     Experiment("delay1", "a motion that lags by a patch knows the audio by the hidden state",
                ("--motion_delay=1",)),
     Experiment("delay3", "a longer lag adds nothing", ("--motion_delay=3",)),
+    Experiment("interleaved", "a sequence of twice the length, audio first, couples through the "
+               "backbone", (f"{TURNS}:InterleavedTalker",)),
+    Experiment("motion_first", "and motion first", (f"{TURNS}:MotionFirstTalker",)),
     Experiment("patch2", "patches of 80 ms leave less that is random inside them",
                ("--patch=2", "--stop_hits=3")),
     Experiment("patch8", "patches of 320 ms leave more", ("--patch=8", "--stop_hits=1")),
