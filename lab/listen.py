@@ -28,9 +28,10 @@ from pathlib import Path
 import engine.machine  # noqa: F401       before torch
 import numpy as np
 
+from engine.workers import parallel
 from english.sentences import vocabulary
 from english.text import PHONES, lexicon, read
-from lab.metrics import SAMPLE_RATE, hear, in_two, load, mean_of, shared_names, table
+from lab.metrics import SAMPLE_RATE, hear, load, mean_of, shared_names, table
 from lab.reader import load_reader, spoken_phones
 
 
@@ -81,37 +82,41 @@ def hear_words(decoder, audio: np.ndarray) -> list[str]:
     return [re.sub(r"\(\d+\)$", "", word) for word in found if word[0] not in "<["]
 
 
-def choose(jobs: list[tuple[str, np.ndarray]], choices: int) -> list[list[bool]]:
-    """(text, audio) ... -> per word of the text whether it is taken for another one of as many
-    choices. One worker's share."""
+@functools.lru_cache
+def empty_decoder() -> tuple:
+    """A decoder without words, the set of those that it was given since, and the number of each
+    word of the lexicon."""
     from pocketsphinx import Decoder
-    decoder = Decoder(lm=None, dict=None, loglevel="FATAL")
-    names = list(lexicon())
-    numbers = {name: number for number, name in enumerate(names)}
-    known = set()
-    wrong = []
-    for place, (text, audio) in enumerate(jobs):
-        # Each word stands among others, by a draw that the text decides.
-        rng = np.random.default_rng([len(text), *text.encode()])
-        slots = []
-        truth = []
-        for name, phones in zip(words_of(text), pronounced(text)):
-            others = [names[i] for i in rng.choice(len(names), choices + 20, replace=False)]
-            others = [other for other in others if lexicon()[other] != phones][:choices - 1]
-            slots.append([(f"w{numbers[other]}", lexicon()[other]) for other in others])
-            truth.append("x" + "_".join(phones).lower())
-            slots[-1].append((truth[-1], phones))
-        for word, phones in {pair for slot in slots for pair in slot} - known:
-            decoder.add_word(word, " ".join(phones), False)
-            known.add((word, phones))
-        rules = " ".join("(" + " | ".join(word for word, _ in slot) + ")" for slot in slots)
-        decoder.add_jsgf_string(
-            f"s{place}", f"#JSGF V1.0; grammar s{place}; public <s{place}> = {rules};")
-        decoder.activate_search(f"s{place}")
-        heard = hear_words(decoder, audio)
-        wrong.append([len(heard) != len(truth) or heard[i] != word
-                      for i, word in enumerate(truth)])
-    return wrong
+    numbers = {name: number for number, name in enumerate(lexicon())}
+    return Decoder(lm=None, dict=None, loglevel="FATAL"), set(), numbers
+
+
+def choose(jobs: list[tuple[str, np.ndarray]], index: int, choices: int) -> list[bool]:
+    """One of (text, audio) ... -> per word of the text whether it is taken for another one of as
+    many choices."""
+    decoder, known, numbers = empty_decoder()
+    text, audio = jobs[index]
+    names = list(numbers)
+    # Each word stands among others, by a draw that the text decides.
+    rng = np.random.default_rng([len(text), *text.encode()])
+    slots = []
+    truth = []
+    for name, phones in zip(words_of(text), pronounced(text)):
+        others = [names[i] for i in rng.choice(len(names), choices + 20, replace=False)]
+        others = [other for other in others if lexicon()[other] != phones][:choices - 1]
+        slots.append([(f"w{numbers[other]}", lexicon()[other]) for other in others])
+        truth.append("x" + "_".join(phones).lower())
+        slots[-1].append((truth[-1], phones))
+    for word, phones in {pair for slot in slots for pair in slot} - known:
+        decoder.add_word(word, " ".join(phones), False)
+        known.add((word, phones))
+
+    rules = " ".join("(" + " | ".join(word for word, _ in slot) + ")" for slot in slots)
+    decoder.add_jsgf_string(
+        f"s{index}", f"#JSGF V1.0; grammar s{index}; public <s{index}> = {rules};")
+    decoder.activate_search(f"s{index}")
+    heard = hear_words(decoder, audio)
+    return [len(heard) != len(truth) or heard[i] != word for i, word in enumerate(truth)]
 
 
 def pronounced(text: str) -> list[tuple[str, ...]]:
@@ -125,21 +130,27 @@ def pronounced(text: str) -> list[tuple[str, ...]]:
     return [tuple(word) for word in words if word]
 
 
-def general(jobs: list[tuple[str, np.ndarray]]) -> list[tuple[int, int]]:
-    """(text, audio) ... -> word errors and words of each, by the recogniser's own language model.
-    One worker's share."""
+@functools.lru_cache
+def english_decoder():
     from pocketsphinx import Decoder
-    decoder = Decoder(loglevel="FATAL")
-    return [(errors(align(words_of(text), hear_words(decoder, audio))), len(words_of(text)))
-            for text, audio in jobs]
+    return Decoder(loglevel="FATAL")
+
+
+def general(jobs: list[tuple[str, np.ndarray]], index: int) -> tuple[int, int]:
+    """One of (text, audio) ... -> its word errors and words, by the recogniser's own language
+    model."""
+    text, audio = jobs[index]
+    heard = hear_words(english_decoder(), audio)
+    return errors(align(words_of(text), heard)), len(words_of(text))
 
 
 # ------------------------------------------------------------------------------------------ table
 def forced_choice(texts: list[str], audios: list[np.ndarray], choices: int) -> dict[str, float]:
     """Percent of words that are taken for another one, held out of training and not."""
     held_out = set(vocabulary()["test"]) | set(vocabulary()["dev"])
-    wrong = in_two(functools.partial(choose, choices=choices), list(zip(texts, audios)),
-                   f"one of {choices}")
+    jobs = list(zip(texts, audios))
+    ask = functools.partial(choose, choices=choices)
+    wrong = parallel(ask, jobs, len(jobs), 2, f"one of {choices}")
     new = []
     old = []
     for text, row in zip(texts, wrong):
@@ -206,7 +217,8 @@ def compare(truth, generated, roundtrip=None, reader=None, choices=(), everyday=
         if reader:
             rows[row] |= read_phones(reader, texts, audios)
         if everyday:
-            counts = np.array(in_two(general, list(zip(texts, audios)), "general"))
+            jobs = list(zip(texts, audios))
+            counts = np.array(list(parallel(general, jobs, len(jobs), 2, "general")))
             rows[row]["general"] = 100 * counts[:, 0].sum() / counts[:, 1].sum()
     if seeds:
         rows["generated, mean"] = mean_of([rows[row] for row in seeds])

@@ -53,7 +53,6 @@ D features.
 import argparse
 import functools
 import json
-import multiprocessing
 import re
 import sys
 import textwrap
@@ -69,6 +68,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from tqdm import tqdm
 
 from data import Clip
+from engine.workers import parallel
 from english.sentences import GRID
 from model import FPS
 
@@ -143,22 +143,13 @@ def hear(decoder, sound: np.ndarray) -> list[str]:
     return hypothesis.hypstr.lower().split() if hypothesis else []
 
 
-def in_two(function, jobs: list, label: str) -> list:
-    """function(list of jobs) -> list, in shares, by two processes."""
-    shares = [jobs[first:first + 8] for first in range(0, len(jobs), 8)]
-    with multiprocessing.Pool(2) as pool:
-        done = list(tqdm(pool.imap(function, shares), desc=label, total=len(shares),
-                         unit="8 clips", leave=False))
-    return [result for share in done for result in share]
-
-
-def recognise_share(audios: list[np.ndarray]) -> list[list[str]]:
-    """Recognise some clips; one worker's share of `recognise`."""
+@functools.lru_cache
+def grammar_decoder():
+    """A decoder of pocketsphinx that is held to GRID's grammar: one word of each slot."""
     from pocketsphinx import Decoder
     decoder = Decoder(lm=None, loglevel="FATAL")
 
-    # The grammar: one word of each slot. The dictionary's 'a' is first of all the article, so the
-    # letter gets a word of its own.
+    # The dictionary's 'a' is first of all the article, so the letter gets a word of its own.
     decoder.add_word("letter_a", "EY", True)
     slots = []
     for words in GRID:
@@ -168,12 +159,12 @@ def recognise_share(audios: list[np.ndarray]) -> list[list[str]]:
     decoder.add_jsgf_string(
         "sentence", f"#JSGF V1.0; grammar sentence; public <sentence> = {rules};")
     decoder.activate_search("sentence")
+    return decoder
 
-    heard = []
-    for audio in audios:
-        words = [word.replace("letter_a", "a") for word in hear(decoder, audio)]
-        heard.append(words if len(words) == len(GRID) else [])
-    return heard
+
+def recognise_one(audios: list[np.ndarray], index: int) -> list[str]:
+    words = [word.replace("letter_a", "a") for word in hear(grammar_decoder(), audios[index])]
+    return words if len(words) == len(GRID) else []
 
 
 def recognise(audios: list[np.ndarray]) -> list[list[str]]:
@@ -183,7 +174,7 @@ def recognise(audios: list[np.ndarray]) -> list[list[str]]:
         import pocketsphinx  # noqa: F401       for the message; the workers use it
     except ImportError:
         raise RuntimeError("word errors need pocketsphinx: pip install pocketsphinx") from None
-    return in_two(recognise_share, audios, "recognising")
+    return list(parallel(recognise_one, audios, len(audios), 2, "recognising"))
 
 
 def in_grammar(text: str) -> bool:

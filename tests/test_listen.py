@@ -61,8 +61,11 @@ def test_forced_choice_of_the_truth():
     corpus = data.SyntheticCorpus("test", 3)
     texts = ["the water is cold", "seven people waited outside"]
     jobs = [(text, corpus.say(text, 7).audio) for text in texts]
-    wrong = listen.choose(jobs, choices=10)
+    wrong = [listen.choose(jobs, index, choices=10) for index in range(2)]
     assert [len(row) for row in wrong] == [4, 4]
     assert sum(map(sum, wrong)) <= 1
-    swapped = listen.choose([(texts[1], jobs[0][1])], choices=10)
-    assert sum(swapped[0]) >= 3
+    swapped = listen.choose([(texts[1], jobs[0][1])], 0, choices=10)
+    assert sum(swapped) >= 3
+    # The same by worker processes.
+    found = listen.forced_choice(texts, [audio for _, audio in jobs], 10)
+    assert all(share <= 50 for share in found.values())
