@@ -199,16 +199,17 @@ class Models:
         return known, known + int(self.talker.longest_seen) * 3 // 2
 
     @torch.inference_mode()
-    def sampling(self, steps=None, guidance=None, temperature=None) -> dict:
+    def sampling(self, steps=None, guidance=None, temperature=None, **more) -> dict:
         """The options of Talker.generate's heads, see FlowHead.sample. What is None is the run's
-        own. temperature: a number for all streams, or name -> number."""
+        own. temperature: a number for all streams, or name -> number. more: sway, zero_star."""
         c = self.config
         if not isinstance(temperature, dict):
             temperature = dict.fromkeys(self.streams, temperature)
         own = {name: stream.temperature(c) for name, stream in self.streams.items()}
         given = {name: value for name, value in temperature.items() if value is not None}
         return dict(steps=c.euler_steps if steps is None else steps,
-                    guidance=c.guidance if guidance is None else guidance, temperature=own | given)
+                    guidance=c.guidance if guidance is None else guidance,
+                    temperature=own | given, **more)
 
     def patches(self, jobs: list[Job], **settings):
         """Generate a batch of jobs. This is a Python generator, which yields per patch (name ->

@@ -154,7 +154,8 @@ def replace_modules(model: nn.Module, classes=FAST) -> None:
 
 
 def few_losses(talker: nn.Module) -> Tensor:
-    """Hidden states and losses of a Talker on two random samples that are always the same."""
+    """The losses of a Talker, one after the other, on two random samples that are always the
+    same."""
     device = next(talker.parameters()).device
     generator = torch.Generator(device).manual_seed(0)
 
@@ -169,11 +170,10 @@ def few_losses(talker: nn.Module) -> Tensor:
     latents = {name: noise(2, length, m.latent) for name, m in talker.modalities.items()}
     conditions = {name: noise(2, m.condition) for name, m in talker.modalities.items()}
     spoken = torch.linspace(0, 5, length, device=device).expand(2, -1)        # (B, T)
-    hidden, inputs, _ = talker.teacher_forced(
-        text, mask, latents, dict.fromkeys(latents, frames), conditions, spoken=spoken)
-    losses, _ = talker.heads.loss(inputs, generator)
-    # The losses are of the order of 1, and hidden states are normalised.
-    return torch.cat((hidden.flatten(), torch.stack(list(losses.values()))))
+    loss, log = talker(text, mask, latents, dict.fromkeys(latents, frames), conditions,
+                       generator=generator, spoken=spoken)
+    # An empty bin of the timestep is NaN.
+    return torch.cat([x.float().flatten().nan_to_num() for x in (loss, *log.values())])
 
 
 @torch.no_grad()

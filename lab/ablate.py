@@ -163,11 +163,15 @@ def begin(true: Sample, references: dict, seed: int, given: str, patch: int) -> 
     return Job(true.text, Reference(conditions, None), seed, latents, frames)
 
 
-def draw(models: Models, truth: list[Sample], references: dict, seed: int, guidance: float,
-         temperature: float, given="", batch=50) -> list[Sample]:
-    """Generate the sentences of true clips, in latents. given: a stream that is the clips' own."""
+def draw(models: Models, truth: list[Sample], references: dict, seed: int, options: dict,
+         given="", batch=50) -> list[Sample]:
+    """Generate the sentences of true clips, in latents. options: guidance, the audio's temperature,
+    and Experiment.sampling. given: a stream that is the clips' own."""
     heat = {name: stream.temperature(models.config) for name, stream in models.streams.items()}
-    heat[models.talker.leader] = temperature
+    heat[models.talker.leader] = options["temperature"]
+    heat["motion"] = options.get("motion_temperature", heat["motion"])
+    options = {name: x for name, x in options.items() if name != "motion_temperature"}
+    options["temperature"] = heat
     jobs = [begin(true, references, seed + i, given, models.config.patch)
             for i, true in enumerate(truth)]
     # Sentences of similar lengths share a batch; where a stream is given, those of one length.
@@ -179,7 +183,7 @@ def draw(models: Models, truth: list[Sample], references: dict, seed: int, guida
 
     made = {}
     for numbers in tqdm(batches, desc=f"{given} seed {seed}", leave=False):
-        found, _ = models.latents([jobs[i] for i in numbers], guidance=guidance, temperature=heat)
+        found, _ = models.latents([jobs[i] for i in numbers], **options)
         for i, latents in zip(numbers, found):
             pose = jobs[i].reference.conditions["motion"].numpy()
             made[i] = Sample(jobs[i].text, truth[i].speaker, latents["audio"].numpy(),
@@ -209,7 +213,8 @@ def choose_sampling(models: Models, base: Path, path: Path) -> dict:
     tried = []
     for guidance in GUIDANCES:
         for temperature in TEMPERATURES:
-            made = draw(models, truth, references, 0, guidance, temperature)
+            made = draw(models, truth, references, 0,
+                        dict(guidance=guidance, temperature=temperature))
             wrong = ears.phone_errors(made, [ears.listen(sample)[0] for sample in made])
             tried.append(dict(guidance=guidance, temperature=temperature, phones=round(wrong, 2),
                               sync=round(measures.per_clip_sync(probes, made).mean(), 4)))
@@ -224,9 +229,15 @@ def choose_sampling(models: Models, base: Path, path: Path) -> dict:
 def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:
     """Train, sample and measure -> the line of RESULTS."""
     base = home / corpus / "base"
-    out = home / corpus / experiment.name / f"seed{seed}"
-    out.mkdir(parents=True, exist_ok=True)
-    config = train_one(experiment, corpus, seed, base, out, more)
+    out = home / corpus / (experiment.trained or experiment.name) / f"seed{seed}"
+    if experiment.trained:
+        if not finished(out, "talker"):
+            raise ValueError(f"{experiment.name} samples the talkers of {experiment.trained}: run "
+                             "that one first")
+        config = train.run_config(out)
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        config = train_one(experiment, corpus, seed, base, out, more)
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
 
     prepare_machine(torch.device("cpu"), 1)
@@ -236,15 +247,11 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     truth = true_samples(base, "test")
     start = time.time()
     references = load_references(base)
-    options = chosen["guidance"], chosen["temperature"]
-    made = [draw(models, truth, references, number, *options) for number in SEEDS]
+    options = {name: chosen[name] for name in ("guidance", "temperature")} | experiment.sampling
+    made = [draw(models, truth, references, number, options) for number in SEEDS]
     seconds = time.time() - start
-    given = {name: draw(models, truth, references, SEEDS[0], *options, given=name)
+    given = {name: draw(models, truth, references, SEEDS[0], options, given=name)
              for name in models.talker.modalities}
-    np.savez_compressed(out / "samples.npz", **{
-        f"{name}{k}_{i}": getattr(sample, name).astype(np.float16)
-        for k, samples in enumerate(made) for i, sample in enumerate(samples)
-        for name in ("audio", "motion")})
 
     # The figures are means over the sampling seeds; the primary one is kept clip by clip.
     rows = [measures.figures(probes, ears, samples, truth) for samples in made]
@@ -257,22 +264,24 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     figures["control"] = round(float(control.mean()), 4)
     figures["coupling"] = round(float((sync - control).mean()), 4)
     speech = sum(len(x.audio) for samples in made for x in samples) / train.FPS
-    heads = sum(p.numel() for p in train.build("talker", config).heads.parameters())
+    talker = train.build("talker", config)
+    heads = getattr(talker, "heads", torch.nn.Identity())       # a model may have none
     return dict(
         corpus=corpus, name=experiment.name, seed=seed, settings=list(experiment.settings) + more,
         command=f"python -m lab.ablate --corpus {corpus} --only {experiment.name} --seeds {seed}",
-        commit=commit(), frozen=data.stable_hash([(base / "audio.pt").stat().st_size,
-                                                  train.corpus(config).key, digest_of(base)]),
-        head_parameters=heads, steps=config.talker_steps, loss=last["loss"],
+        commit=commit(), frozen=digest_of(base),
+        parameters=sum(p.numel() for p in talker.parameters()),
+        head_parameters=sum(p.numel() for p in heads.parameters()),
+        steps=config.talker_steps, loss=last["loss"],
         train_minutes=round(last["seconds"] / 60, 2), sample_seconds=round(seconds, 1),
         speech_seconds=round(speech, 1),
-        guidance=chosen["guidance"], temperature=chosen["temperature"], figures=figures,
+        sampling=options, figures=figures,
         sync=[round(float(x), 3) for x in sync], control=[round(float(x), 3) for x in control])
 
 
 def digest_of(base: Path) -> str:
-    """What tells the frozen parts of one base from those of another: runs of different ones are
-    compared with runs of the same one only."""
+    """What tells the frozen parts of one base from those of another: runs are compared with runs
+    on the same ones only."""
     weights = train.load_checkpoint(base, "audio")["model"]
     return data.stable_hash([round(float(x.double().sum()), 6) for x in weights.values()])
 

@@ -106,11 +106,13 @@ def cost_table(rows: list[dict]) -> str:
     for name in [name for name in ORDER if any(row["name"] == name for row in rows)]:
         runs = [row for row in rows if row["name"] == name]
         factors = [row["sample_seconds"] / row["speech_seconds"] for row in runs]
-        lines.append([name, f"{runs[0]['head_parameters']:,}",
+        sizes = [f"{runs[0][size] / 1e6:.2f} M" for size in ("parameters", "head_parameters")]
+        lines.append([name, *sizes,
                       f"{np.mean([row['train_minutes'] for row in runs]):.1f}",
                       f"{np.mean(factors):.3f}", f"{np.mean([row['loss'] for row in runs]):.3f}",
-                      f"{runs[0]['guidance']:g}", f"{runs[0]['temperature']:g}"])
-    return markdown(["", "parameters of the heads", "minutes of training, one core",
+                      f"{runs[0]['sampling']['guidance']:g}",
+                      f"{runs[0]['sampling']['temperature']:g}"])
+    return markdown(["", "parameters", "of the heads", "minutes of training, one core",
                      "sampling, s per s of speech", "loss", "guidance", "temperature"], lines)
 
 

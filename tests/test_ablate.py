@@ -131,6 +131,62 @@ def test_interleaved_talkers_learn_and_follow_the_text(name):
         "audio": 4 * config.patch, "motion": 4 * config.patch}
 
 
+def test_a_cascade_speaks_before_it_moves():
+    """The speech does not depend on the second Talker, and the motion depends on all of the speech
+    that precedes it."""
+    talker, config = tiny_talker(talker="lab.ablations.cascade:CascadeTalker", motion_delay=1)
+    batch = random_batch(config)
+    loss, log = talker(**batch)
+    loss.backward()
+    assert {"audio", "motion", "audio_regression", "motion_regression"} <= log.keys()
+    assert talker.heads.heads["audio"].out.weight.grad is not None
+    assert talker.heads.heads["motion"].out.weight.grad is not None
+
+    made = generate(talker, batch, 5)
+    assert made["audio"].shape[1] == made["motion"].shape[1] == 4 * config.patch
+    talker.encoders["motion"].project.weight.data.add_(1)
+    again = generate(talker, batch, 5)
+    assert torch.equal(made["audio"], again["audio"])
+    assert error(made["motion"], again["motion"]) > 1e-4
+    # Another last patch of a given speech changes the last motion alone.
+    speech = made["audio"].clone()
+    speech[:, -config.patch:] += 1
+    other = generate(talker, batch, 5, given={"audio": speech})
+    same = generate(talker, batch, 5, given={"audio": made["audio"]})
+    assert error(other["motion"][:, :-config.patch], same["motion"][:, :-config.patch]) < 1e-5
+    assert error(other["motion"][:, -config.patch:], same["motion"][:, -config.patch:]) > 1e-4
+
+
+def test_dual_branches():
+    """They learn from all that they have, padding changes nothing, and a length is kept."""
+    talker, config = tiny_talker(talker="lab.ablations.dual_branch:DualBranchTalker")
+    batch = random_batch(config)
+    loss, log = talker(**batch)
+    loss.backward()
+    assert {"audio", "motion", "length"} <= log.keys()
+    assert all(p.grad is not None for p in talker.parameters())
+
+    # Sample 1 has fewer frames and a shorter text. Alone, without padding, it is the same.
+    long = batch["frames"]["audio"]
+    states, length = talker.read(batch["text"], batch["text_mask"])
+    x = batch["latents"]
+    t = torch.full((len(long),), 0.5)
+    found = talker.velocities(x, t, states, batch["text_mask"], long, batch["conditions"])
+    own = int(long[1])
+    text = batch["text"][1:2, 3:]
+    alone, one = talker.read(text, text > 0)
+    assert error(one, length[1:2]) < 1e-5
+    conditions = {name: c[1:2] for name, c in batch["conditions"].items()}
+    single = talker.velocities({name: y[1:2, :own] for name, y in x.items()}, t[:1], alone,
+                               text > 0, long[1:2], conditions)
+    for name in single:
+        assert error(single[name], found[name][1:2, :own]) < 1e-4
+
+    given = generate(talker, batch, 5, given={"audio": x["audio"]})
+    assert torch.equal(given["audio"], x["audio"])
+    assert given["motion"].shape == x["motion"].shape
+
+
 def test_joint_heads_can_sample_fast():
     """engine/sampling.py may replace their transformer, and samples the same."""
     from engine import sampling

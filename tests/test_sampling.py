@@ -7,7 +7,7 @@ import torch
 
 import train
 from engine.sampling import (FusedEncoders, FusedHeads, FusedTransformer, few_patches, install)
-from heads import FlowHead
+from heads import FlowHead, SeparateHeads
 from model import Block, PatchEncoder, Transformer
 from tests.helpers import error, generate, random_batch, randomise
 
@@ -100,7 +100,7 @@ def test_a_fork_samples_what_it_trained(part, method, monkeypatch, capsys):
 
 
 def test_a_forks_own_heads_get_fused_transformers():
-    class OwnHeads(train.heads.SeparateHeads):
+    class OwnHeads(SeparateHeads):
         pass
 
     talker, _ = talker_of()

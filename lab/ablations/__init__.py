@@ -11,6 +11,9 @@ class Experiment(NamedTuple):
     name: str
     claim: str                      # what it tests, in a sentence
     settings: tuple[str, ...] = ()  # of train.py, beside those of COMMON
+    trained: str = ""               # an experiment whose talkers it samples otherwise; none is
+    #                                 trained then
+    sampling: dict = {}             # options of heads.FlowHead.sample, and motion_temperature
 
 
 # Settings of `small` that all experiments share, so that a run takes minutes: narrower heads, and
@@ -43,6 +46,11 @@ EXPERIMENTS = [
     Experiment("interleaved", "a sequence of twice the length, audio first, couples through the "
                "backbone", (f"{TURNS}:InterleavedTalker",)),
     Experiment("motion_first", "and motion first", (f"{TURNS}:MotionFirstTalker",)),
+    Experiment("cascade", "two talkers of half the depth, text to speech and speech to motion",
+               ("--talker=lab.ablations.cascade:CascadeTalker", "--layers=2", "--motion_delay=1")),
+    Experiment("dual_branch", "two diffusion transformers over the whole clip, no language model",
+               ("--talker=lab.ablations.dual_branch:DualBranchTalker", "--attention_heads=6",
+                "--kv_heads=6"), "", dict(steps=16)),
     Experiment("patch2", "patches of 80 ms leave less that is random inside them",
                ("--patch=2", "--stop_hits=3")),
     Experiment("patch8", "patches of 320 ms leave more", ("--patch=8", "--stop_hits=1")),
@@ -55,4 +63,13 @@ EXPERIMENTS = [
                ("--regression_weight=0",)),
     Experiment("no_alignment", "the alignment is needed for long sentences only",
                ("--alignment_weight=0",)),
+    Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
+               dict(steps=4)),
+    Experiment("steps16", "sixteen are no better", (), "separate", dict(steps=16)),
+    Experiment("no_zero_star", "CFG-Zero* helps", (), "separate", dict(zero_star=False)),
+    Experiment("no_sway", "sway sampling helps", (), "separate", dict(sway=0.0)),
+    Experiment("motion.3", "a motion as cold as the audio is in better sync", (), "separate",
+               dict(motion_temperature=0.3)),
+    Experiment("follow_motion.3", "also where the motion is given the audio", (), "follow",
+               dict(motion_temperature=0.3)),
 ]
