@@ -16,7 +16,7 @@ COUPLED = ("lab.ablations.coupled:JointHeads", "lab.ablations.coupled:CrossHeads
 
 
 # ------------------------------------------------------------------------------------ the heads
-@pytest.mark.parametrize("name", ["joint", "cross", "follow", "lead"])
+@pytest.mark.parametrize("name", ["joint", "cross", "follow", "lead", "shared"])
 def test_heads_have_as_many_parameters_as_separate_ones(name):
     def heads(settings) -> int:
         config = train.parse_config(["--config", "small", *COMMON, *settings])

@@ -5,8 +5,9 @@ the hidden state. Here the tokens of all streams of a patch stand side by side, 
 
     JointHeads    one transformer reads the tokens of all streams
     CrossHeads    each stream has its transformer, whose attention sees the tokens of all
+    SharedHeads   one transformer that reads each stream by itself: shared weights, no coupling
 
-Both need every stream at every position: no delay, and --speech_only=0.
+The first two need every stream at every position: no delay, and --speech_only=0.
 
 Axis letters: B batch, N patches, M rows, P frames per patch, d latent width, D width of the
 language model, L tokens of a stream, W width of a head.
@@ -122,6 +123,16 @@ class CrossHeads(JointHeads):
             tokens = [x + b.attention.out(y) for b, x, y in zip(blocks, tokens, seen)]
             tokens = [x + b.mlp(b.norm2(x)) for b, x in zip(blocks, tokens)]
         return [transformer.norm(x) for transformer, x in zip(transformers, tokens)]
+
+
+class SharedHeads(SeparateHeads):
+    """A transformer that all streams share, with projections of their own."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        shared = next(iter(self.values())).transformer
+        for head in self.values():
+            head.transformer = shared
 
 
 def projected(module: Attention, x: Tensor, tables) -> tuple[Tensor, Tensor, Tensor]:
