@@ -1,12 +1,16 @@
 """Parameters, operations and memory of a configuration, before it is built:
 
-    python -m paper.describe --config paper [--field=value ...]
+    python -m paper.describe --config paper [--field=value ...] [--gpus 8] [--teraflops 200]
+                             [--seconds 10]
+
+--gpus and --teraflops are the reader's assumption of what trains it, and how many operations per
+second each of them sustains (10^12); nothing of that is measured. --seconds: of a clip.
 
 Everything is made on torch's meta device, where tensors have shapes and no memory, so the table of
 a 1 B model takes seconds on a laptop. Parameters and floating-point operations are counted, not
 estimated; a multiplication and an addition are two operations.
 """
-import sys
+import argparse
 
 from engine.processes import plainly
 import torch
@@ -136,9 +140,40 @@ def training_pass(talker, config, positions: int):
     return forward
 
 
-def describe(config, seconds=10.0) -> str:
-    """The table for a train.Config. seconds: of audio-video in the sample that the memory is
-    for."""
+def plan(config, talker, seconds: float, operations_per_second: float, activations: float,
+         gpus: int, teraflops: float) -> list[str]:
+    """What a whole training takes, in sentences: time, memory of a process, latents.
+
+    Args:
+        seconds: of a clip. operations_per_second: of training, per second of audio-video.
+        activations: bytes per clip. gpus, teraflops: see the top of this file.
+    """
+    total = config.talker_steps * config.talker_batch * seconds * operations_per_second
+    days = total / (gpus * teraflops * 1e12) / 86400
+    # A process has its share of the batch, in pieces.
+    samples = config.talker_batch / gpus / config.accumulate
+    batch = samples * activations / 1e9
+    whole = 16 * count(talker) / 1e9
+    # FSDP gathers the weights of a block, or of what is in none, when they are needed.
+    blocks = [count(block) for block in talker.backbone.blocks]
+    gathered = max(blocks + [count(talker) - count(talker.backbone)]) * 2 / 1e9
+    numbers = sum(m.latent for m in talker.modalities.values())
+    latents = config.clips * seconds * FPS * numbers * 4 / 1e9
+    return [
+        "",
+        f"{config.talker_steps:,} steps of {config.talker_batch} clips of {seconds:g} s are "
+        f"{total / 1e18:,.2f} EFLOP: {days:,.2g} days on {gpus} GPUs that sustain {teraflops:g} "
+        f"TFLOP/s each.",
+        f"Memory of a process, {samples:g} clips at a time (--accumulate={config.accumulate}): "
+        f"{whole + batch:,.1f} GB, of which {batch:,.1f} are activations; with --fsdp=1 "
+        f"{whole / gpus + gathered + batch:,.1f} GB.",
+        f"Latents of {config.clips:,} clips of {seconds:g} s: {latents:,.1f} GB in float32, half "
+        f"of that in float16."]
+
+
+def describe(config, seconds=10.0, gpus=8, teraflops=200.0) -> str:
+    """The table for a train.Config, and what its training takes. seconds: of audio-video in the
+    sample that the memory is for. gpus, teraflops: see the top of this file."""
     with torch.device("meta"):
         talker = train.build("talker", config).to(torch.bfloat16)
         others = {stage: train.build(stage, config) for stage in ("audio", "motion", "speaker")}
@@ -182,6 +217,7 @@ def describe(config, seconds=10.0) -> str:
         f"For training: {16 * total / 1e9:.2f} GB (fp32 weights, gradients, AdamW) and "
         f"{activations / 1e9:.2f} GB of activations per {seconds:g}-s sample in bf16, nothing "
         f"recomputed."]
+    lines += plan(config, talker, seconds, training / seconds, activations, gpus, teraflops)
     if not flow_heads(talker):
         lines.append(f"{type(talker.heads).__name__} holds no heads.FlowHead: its operations and "
                      f"activations are not in these numbers.")
@@ -189,7 +225,14 @@ def describe(config, seconds=10.0) -> str:
 
 
 def main() -> None:
-    print(describe(train.parse_config(sys.argv[1:])))
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--gpus", type=int, default=8)
+    parser.add_argument("--teraflops", type=float, default=200.0)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    a, fields = parser.parse_known_args()
+    if not (a.gpus >= 1 and a.teraflops > 0 and 1 <= a.seconds <= 30):
+        parser.error("--gpus is at least 1, --teraflops above 0, --seconds from 1 to 30")
+    print(describe(train.parse_config(fields), a.seconds, a.gpus, a.teraflops))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,9 @@ EXPERIMENTS = [
                ("--regression_weight=0",)),
     Experiment("no_alignment", "the alignment is needed for long sentences only",
                ("--alignment_weight=0",)),
+    # Guidance and temperature are chosen for each experiment; these share one choice.
+    *(Experiment(f"{name}_same", "at guidance 2 and temperature .3, as separate heads", (), name,
+                 dict(guidance=2.0, temperature=0.3)) for name in ("joint", "cross", "follow")),
     Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
                dict(steps=4)),
     Experiment("steps16", "sixteen are no better", (), "separate", dict(steps=16)),
