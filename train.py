@@ -82,6 +82,8 @@ class Config:
     autoencoder_clips: int = 1000   # the first of them, which the autoencoders learn from
     autoencoders: str = "small"     # or paper: WhisperX-VAE and LIA-X (paper/autoencoders.py)
     whisper: str = ""               # with paper: the file of Whisper's weights; else random ones
+    frozen: str = ""                # with paper: a folder with the released WhisperX-VAE and LIA-X,
+    #                                 which are then not trained
 
     audio_width: int = 128
     audio_layers: int = 2           # of the semantic encoder
@@ -424,6 +426,9 @@ def named_class(option: str, name: str, usual: type) -> type:
 def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
     """A trained model from a run's folder, which is all it needs."""
     state = load_checkpoint(out, stage)
+    if "released" in state:
+        from paper.release import load_part
+        return load_part(stage, state["released"]).to(device).eval()
     model = build(stage, run_config(out))
     load_weights(model, state, Path(out) / f"{stage}.pt")
     return model.to(device).eval()
@@ -683,8 +688,12 @@ def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = No
 
 
 def train_frozen_parts(config: Config, source) -> None:
-    """Corpus, speaker encoder, autoencoders and latents. With --from these are copied instead."""
+    """Corpus, speaker encoder, autoencoders and latents. With --from these are copied instead, and
+    with --frozen the autoencoders are those of a folder."""
     out = Path(config.out_dir)
+    if rank() == 0 and config.frozen:
+        from paper.release import adopt_parts
+        adopt_parts(config)
     if rank() == 0 and not config.from_run:
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())
     barrier()
@@ -710,7 +719,8 @@ def main() -> None:
     named_class("heads", config.heads, SeparateHeads)
     named_class("talker", config.talker, Talker)
     device = pick_device(config.device)
-    check_memory(build, STAGES, config, memory(device))
+    trained = [stage for stage in STAGES if not (config.frozen and stage in ("audio", "motion"))]
+    check_memory(build, trained, config, memory(device))
 
     start = time.time()
     out = Path(config.out_dir)

@@ -191,6 +191,8 @@ def check_settings(config) -> None:
     if config.whisper and config.autoencoders != "paper":
         raise ValueError("--whisper goes with --autoencoders=paper; the small ones train an "
                          "encoder of their own")
+    if config.frozen and (config.autoencoders != "paper" or config.whisper):
+        raise ValueError("--frozen goes with --autoencoders=paper, and brings its own Whisper")
     if config.fsdp and config.muon_rate:
         raise ValueError("--fsdp=1 needs --muon_rate=0: Muon works on whole matrices")
     # The shortest clip still has a patch after the jitter has cut off its start.
@@ -202,7 +204,7 @@ def check_settings(config) -> None:
                          "--alignment_weight=0 goes with --tokens=qwen and --autoencoders=paper")
 
 
-def check_memory(build, stages: tuple[str, ...], config, there: float) -> None:
+def check_memory(build, stages: list[str], config, there: float) -> None:
     """Before anything is trained: every stage can be built, and its parameters fit into memory.
 
     Args:

@@ -231,9 +231,27 @@ def build_talker(state: dict[str, Tensor], delay=0, dit_heads=8, patch_heads=8, 
     return talker.eval()
 
 
+def check_released_settings(talker: Talker, folder: Path) -> None:
+    """ValueError where the released config.json says what the weights can't, and the talker has it
+    otherwise."""
+    about = folder / "config.json"
+    about = json.loads(about.read_text()) if about.exists() else {}
+    first = next(iter(STREAMS))
+    heads, encoder = talker.heads[first].transformer, talker.encoders[first].transformer
+    ours = {"patch_size": ("patch", talker.patch),
+            "delay": ("motion_delay", talker.modalities["motion"].delay),
+            "dit_n_head": ("flow_heads", heads.blocks[0].attention.heads),
+            "patch_encoder_n_head": ("patch_heads", encoder.blocks[0].attention.heads)}
+    other = [f"--{option}={about[name]} (not {value})" for name, (option, value) in ours.items()
+             if about.get(name, value) != value]
+    if other:
+        raise ValueError(f"the released talker in {folder} has {', '.join(other)}")
+
+
 def start_from(talker: Talker, source: str) -> None:
-    """Give a talker its first weights: backbone and embedding of Qwen3 (a folder of safetensors,
-    or a name on Hugging Face), or everything of an earlier run of the same sizes (its folder)."""
+    """Give a talker its first weights: everything of an earlier run of the same sizes (its folder)
+    or of the released talker (the folder with its safetensors and config.json), or backbone and
+    embedding of Qwen3 (a folder of safetensors, or a name on Hugging Face)."""
     checkpoint = Path(source) / "talker.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -241,6 +259,10 @@ def start_from(talker: Talker, source: str) -> None:
         return
     if Path(source).is_dir():
         state = read_weights(Path(source), "*.safetensors")
+        if "llm.model.embed_tokens.weight" in state:
+            check_released_settings(talker, next(Path(source).rglob("*.safetensors")).parent)
+            load_talker(talker, state)
+            return
     else:
         try:
             from transformers import AutoModelForCausalLM

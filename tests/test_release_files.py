@@ -23,7 +23,7 @@ from paper import release, weights
 from paper.autoencoders import LIAX, WhisperXVAE
 from paper.describe import count, describe
 from paper.qwen import qwen_ids
-from tests.helpers import error
+from tests.helpers import command, error, random_batch
 
 HEADS = {"audio": "speech", "motion": "motion"}
 
@@ -202,6 +202,74 @@ def test_start_from_qwen3_and_from_a_run(tmp_path):
     weights.start_from(other, str(tmp_path))
     pairs = zip(talker.state_dict().values(), other.state_dict().values())
     assert all(torch.equal(a, b) for a, b in pairs)
+
+
+RELEASED_SIZES = [
+    "--tokens=qwen", "--alignment_weight=0", "--regression_weight=0", "--condition_backbone=0",
+    "--voice_statistics=0", "--hidden_per_frame=0", "--width=32", "--layers=2",
+    "--attention_heads=4", "--kv_heads=2", "--head_dim=16", "--mlp_width=48", "--patch_heads=4",
+    "--flow_width=24", "--flow_layers=2", "--flow_heads=4", "--audio_latent=6", "--motion_size=5",
+    "--speaker_size=7", "--flow_repeats=2"]
+
+
+def test_fine_tuning_begins_at_the_released_models_loss(tmp_path, monkeypatch):
+    """A Talker that starts from released weights has the loss of the released model."""
+    monkeypatch.setattr(train, "QWEN_VOCABULARY", 300)
+    write_released(tmp_path)
+    theirs = weights.build_talker(weights.read_weights(tmp_path, "*.safetensors"), 0, 4, 4)
+    config = train.parse_config(["--config", "tiny", *RELEASED_SIZES])
+    ours = train.build("talker", config)
+    weights.start_from(ours, str(tmp_path))
+    ours.longest_seen.copy_(theirs.longest_seen)
+
+    batch = random_batch(config) | dict(spoken=None)
+    losses = [talker(**batch, generator=torch.Generator().manual_seed(0))[1]
+              for talker in (ours, theirs)]
+    for name in ("audio", "motion", "stop"):
+        assert error(losses[0][name], losses[1][name]) < 1e-5
+
+    # What the weights don't say is compared as well.
+    other = train.parse_config(["--config", "tiny", *RELEASED_SIZES, "--patch=2"])
+    with pytest.raises(ValueError, match=r"--patch=4 \(not 2\)"):
+        weights.start_from(train.build("talker", other), str(tmp_path))
+    wider = train.parse_config(["--config", "tiny", *RELEASED_SIZES, "--mlp_width=64"])
+    with pytest.raises(ValueError, match="misshapen"):
+        weights.start_from(train.build("talker", wider), str(tmp_path))
+
+
+def test_a_run_on_released_autoencoders(tmp_path):
+    """--frozen: nothing is trained but speaker encoder and talker, and the run's folder stays
+    small. A file that has changed, is gone, or has other sizes is named."""
+    released = tmp_path / "released"
+    released.mkdir()
+    write_released(released)
+    run = tmp_path / "run"
+    words = ["--config", "tiny", "--autoencoders=paper", f"--frozen={released}", "--clips=6",
+             "--autoencoder_clips=4", "--sample_rate=24000", "--audio_latent=6",
+             "--alignment_weight=0", "--talker_steps=2", f"--out_dir={run}"]
+    with pytest.raises(ValueError, match="needs --motion_size=5$"):
+        release.adopt_parts(train.parse_config([*words, "--motion_size=6"]))
+    assert "Finished" in command("train.py", *words, "--motion_size=5")
+    assert (run / "audio.pt").stat().st_size < 10000
+    stages = {json.loads(line)["stage"] for line in (run / "log.jsonl").read_text().splitlines()}
+    assert stages == {"speaker", "talker"}
+
+    # The latents are those of the released weights, of sound that was stored in 16 bits.
+    theirs = release.build_part("audio", released)
+    clip = train.corpus(train.run_config(run))[0]
+    latents = data.LatentSet(run / "latents")[0]["audio"]
+    with torch.inference_mode():
+        assert error(latents, theirs.encode(torch.from_numpy(clip.audio)[None])[0]) < 1e-3
+
+    # A file changes; then it is gone.
+    (released / "lia-x.pt").write_bytes(b"other")
+    with pytest.raises(ValueError, match="lia-x.pt is not the file that this run was made with"):
+        train.load_model(run, "motion")
+    (released / "lia-x.pt").unlink()
+    with pytest.raises(FileNotFoundError, match="lia-x.pt is not there"):
+        train.load_model(run, "motion")
+    with pytest.raises(FileNotFoundError, match=r"holds no lia-x\*.pt; .* published"):
+        release.files_of("motion", released)
 
 
 def test_whisper_is_loaded_and_stays_as_it_is(tmp_path):
