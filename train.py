@@ -427,7 +427,7 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
     """A trained model from a run's folder, which is all it needs."""
     state = load_checkpoint(out, stage)
     if "released" in state:
-        from paper.release import load_part
+        from paper.frozen import load_part
         return load_part(stage, state["released"]).to(device).eval()
     model = build(stage, run_config(out))
     load_weights(model, state, Path(out) / f"{stage}.pt")
@@ -692,7 +692,7 @@ def train_frozen_parts(config: Config, source) -> None:
     with --frozen the autoencoders are those of a folder."""
     out = Path(config.out_dir)
     if rank() == 0 and config.frozen:
-        from paper.release import adopt_parts
+        from paper.frozen import adopt_parts
         adopt_parts(config)
     if rank() == 0 and not config.from_run:
         data.cache_clips(source, config.autoencoder_clips, out / "clips", cores())

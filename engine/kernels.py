@@ -155,7 +155,7 @@ def replace_modules(model: nn.Module, classes=FAST) -> None:
 
 def few_losses(talker: nn.Module) -> Tensor:
     """The losses of a Talker, one after the other, on two random samples that are always the
-    same."""
+    same; and its hidden states, if it has `teacher_forced` (a fork's own may have none)."""
     device = next(talker.parameters()).device
     generator = torch.Generator(device).manual_seed(0)
 
@@ -170,10 +170,13 @@ def few_losses(talker: nn.Module) -> Tensor:
     latents = {name: noise(2, length, m.latent) for name, m in talker.modalities.items()}
     conditions = {name: noise(2, m.condition) for name, m in talker.modalities.items()}
     spoken = torch.linspace(0, 5, length, device=device).expand(2, -1)        # (B, T)
-    loss, log = talker(text, mask, latents, dict.fromkeys(latents, frames), conditions,
-                       generator=generator, spoken=spoken)
-    # An empty bin of the timestep is NaN.
-    return torch.cat([x.float().flatten().nan_to_num() for x in (loss, *log.values())])
+    sample = (text, mask, latents, dict.fromkeys(latents, frames), conditions)
+    loss, log = talker(*sample, generator=generator, spoken=spoken)
+    found = [loss, *log.values()]
+    if hasattr(talker, "teacher_forced"):
+        found.append(talker.teacher_forced(*sample, spoken=spoken)[0])
+    # An empty bin of the timestep is NaN. Losses are of the order of 1, hidden states normalised.
+    return torch.cat([x.float().flatten().nan_to_num() for x in found])
 
 
 @torch.no_grad()

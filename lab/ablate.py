@@ -14,8 +14,9 @@ same command. A finished one is not repeated; with --again it is sampled and mea
     out/ablations/<corpus>/<name>/sampling.json     guidance and temperature, chosen on dev
     out/ablations/<corpus>/<name>/seed<n>       a talker, and its samples
 
-Guidance and temperature are chosen once for each experiment, by the first of its runs: among those
-whose phone errors on dev are within a point of the least, the one with the highest sync.
+Guidance and temperature are chosen once for each experiment, by the first of its runs to be
+trained: among those whose phone errors on dev are within a point of the least, the pair with the
+highest sync.
 """
 import argparse
 import fnmatch
@@ -26,6 +27,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +69,8 @@ def encode_truth(out: Path, source, index: int) -> dict:
 
 def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     """Encode a corpus by the frozen parts of a run, and the true clips that experiments are
-    measured by. n: at most so many clips of each set."""
+    measured by. n: at most so many clips of each set. ValueError if `out` has those of another run,
+    or another number."""
     changes, _ = CORPORA[corpus]
     config = train.run_config(frozen_run)
     for change in changes:
@@ -76,17 +79,23 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     config.out_dir, config.from_run = str(out), ""
     config.clips = min(config.clips, n or config.clips)
     settings.check_settings(config)
-    if (out / "references.pt").exists():
-        return
-
-    # The frozen parts are the run's, the latents are made anew.
-    source = train.corpus(config)
-    settings.lock_folder(out)
-    settings.open_run(config, source.key, resume_points(out, train.STAGES))
     for stage in settings.FROZEN_STAGES:
         if not finished(frozen_run, stage):
             raise ValueError(f"{frozen_run} has no finished {stage}.pt: `python train.py --out_dir "
                              f"{frozen_run}` makes it")
+    source = train.corpus(config)
+    made_of = dict(frozen=digest_of(frozen_run), key=source.key, n=n)
+    about = out / "base.json"
+    if about.exists():
+        if settings.read_json(about) != made_of:
+            raise ValueError(f"{out} was made of other frozen parts, or of other clips: give "
+                             "--out, or delete that folder")
+        return
+
+    # The frozen parts are the run's, the latents are made anew.
+    settings.lock_folder(out)
+    settings.open_run(config, source.key, resume_points(out, train.STAGES))
+    for stage in settings.FROZEN_STAGES:
         with replacing(out / f"{stage}.pt") as file:
             file.write((frozen_run / f"{stage}.pt").read_bytes())
     data.cache_clips(source, 4, out / "clips", cores())
@@ -110,6 +119,14 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
                                    "motion": train.first_pose(frozen, clips[0])}
     with replacing(out / "references.pt") as file:
         torch.save(references, file)
+    write_json(about, made_of)
+
+
+def digest_of(run: Path) -> str:
+    """What tells the frozen parts of one run from those of another."""
+    sums = [round(float(x.double().sum()), 6) for stage in settings.FROZEN_STAGES
+            for x in train.load_checkpoint(run, stage)["model"].values()]
+    return data.stable_hash(sums)
 
 
 def load_references(base: Path) -> dict[int, dict]:
@@ -125,11 +142,11 @@ def true_samples(base: Path, name: str) -> list[Sample]:
 
 
 @functools.lru_cache
-def instruments(base: Path) -> tuple[measures.Probes, measures.Ears]:
+def instruments(base: Path) -> tuple[measures.Probes, measures.Recogniser]:
     """What the samples of a corpus are measured with."""
     frozen, _ = train.worker_parts(base)
     probes = measures.fit_probes(true_samples(base, "fit"))
-    return probes, measures.Ears(frozen, load_references(base))
+    return probes, measures.Recogniser(frozen, load_references(base))
 
 
 # --------------------------------------------------------------------------------------- one run
@@ -143,7 +160,7 @@ def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: P
     settings.lock_folder(out)
     settings.check_frozen(config, train.modality_table(config))
     # Latents are large, and the same for all.
-    if not (out / "latents").exists():
+    if not (out / "latents").is_symlink():
         (out / "latents").symlink_to((base / "latents").resolve())
     settings.open_run(config, train.corpus(config).key, resume_points(out, train.STAGES))
     settings.copy_frozen(config)
@@ -191,38 +208,43 @@ def draw(models: Models, truth: list[Sample], references: dict, seed: int, optio
     return [made[i] for i in range(len(jobs))]
 
 
-def given_figures(probes, ears, streams: dict[str, list[Sample]]) -> dict[str, float]:
+def given_figures(probes, recogniser, streams: dict[str, list[Sample]]) -> dict[str, float]:
     """Of samples whose audio (A2V) or motion (V2A) is the ground truth's."""
     found = {}
+    scores = {}
     for given, task in (("audio", "A2V"), ("motion", "V2A")):
         samples = streams[given]
-        scores = [ears.listen(sample)[0] for sample in samples]
+        scores[given] = [recogniser.listen(sample)[0] for sample in samples]
         found[f"{task} sync"] = float(measures.per_clip_sync(probes, samples).mean())
-        found[f"{task} closures"] = measures.closures(probes, ears, samples, scores)
-    found["V2A phones"] = ears.phone_errors(samples, scores)
+        found[f"{task} closures"] = measures.closures(probes, recogniser, samples, scores[given])
+    found["V2A phones"] = recogniser.phone_errors(streams["motion"], scores["motion"])
     return found
 
 
-def choose_sampling(models: Models, base: Path, path: Path) -> dict:
-    """Guidance and temperature of an experiment, chosen on dev by its first run."""
-    if path.exists():
-        return settings.read_json(path)
-    probes, ears = instruments(base)
-    truth = true_samples(base, "dev")
-    references = load_references(base)
-    tried = []
-    for guidance in GUIDANCES:
-        for temperature in TEMPERATURES:
-            made = draw(models, truth, references, 0,
-                        dict(guidance=guidance, temperature=temperature))
-            wrong = ears.phone_errors(made, [ears.listen(sample)[0] for sample in made])
-            tried.append(dict(guidance=guidance, temperature=temperature, phones=round(wrong, 2),
+def choose_sampling(models: Models, base: Path, path: Path, fixed: dict) -> dict:
+    """Guidance and temperature of an experiment, chosen on dev by that of its runs which gets here
+    first; the others wait for it. fixed: what is not chosen, Experiment.sampling."""
+    with open(path.with_suffix(".lock"), "w") as lock:
+        if settings.fcntl:
+            settings.fcntl.flock(lock, settings.fcntl.LOCK_EX)
+        if path.exists():
+            return settings.read_json(path)
+        probes, recogniser = instruments(base)
+        truth = true_samples(base, "dev")
+        references = load_references(base)
+        tried = []
+        for guidance, temperature in itertools.product(GUIDANCES, TEMPERATURES):
+            options = dict(guidance=guidance, temperature=temperature) | fixed
+            made = draw(models, truth, references, 0, options)
+            scores = [recogniser.listen(sample)[0] for sample in made]
+            tried.append(dict(guidance=guidance, temperature=temperature,
+                              phones=round(recogniser.phone_errors(made, scores), 2),
                               sync=round(measures.per_clip_sync(probes, made).mean(), 4)))
-    least = min(row["phones"] for row in tried)
-    best = max((row for row in tried if row["phones"] <= least + 1), key=lambda row: row["sync"])
-    chosen = best | {"tried": tried}
-    with replacing(path) as file:
-        file.write(json.dumps(chosen, indent=1).encode())
+        least = min(row["phones"] for row in tried)
+        best = max((row for row in tried if row["phones"] <= least + 1),
+                   key=lambda row: row["sync"])
+        chosen = best | {"tried": tried}
+        write_json(path, chosen)
     return chosen
 
 
@@ -242,57 +264,67 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
 
     prepare_machine(torch.device("cpu"), 1)
     models = Models(out, "cpu")
-    chosen = choose_sampling(models, base, out.parent / "sampling.json")
-    probes, ears = instruments(base)
-    truth = true_samples(base, "test")
-    start = time.time()
-    references = load_references(base)
+    fixed = {} if experiment.trained else experiment.sampling
+    chosen = choose_sampling(models, base, out.parent / "sampling.json", fixed)
     options = {name: chosen[name] for name in ("guidance", "temperature")} | experiment.sampling
+    probes, recogniser = instruments(base)
+    truth = true_samples(base, "test")
+    references = load_references(base)
+    start = time.time()
     made = [draw(models, truth, references, number, options) for number in SEEDS]
     seconds = time.time() - start
     given = {name: draw(models, truth, references, SEEDS[0], options, given=name)
              for name in models.talker.modalities}
 
     # The figures are means over the sampling seeds; the primary one is kept clip by clip.
-    rows = [measures.figures(probes, ears, samples, truth) for samples in made]
+    rows = [measures.figures(probes, recogniser, samples, truth) for samples in made]
     figures = {name: round(float(np.mean([row[name] for row in rows])), 4) for name in rows[0]}
     figures |= {name: round(value, 4)
-                for name, value in given_figures(probes, ears, given).items()}
+                for name, value in given_figures(probes, recogniser, given).items()}
     sync = np.mean([measures.per_clip_sync(probes, samples) for samples in made], 0)
     control = np.mean([measures.per_clip_sync(probes, measures.crossed(*pair))
                        for pair in (made, made[::-1])], 0)
     figures["control"] = round(float(control.mean()), 4)
     figures["coupling"] = round(float((sync - control).mean()), 4)
+    figures["captured"] = round(100 * figures["coupling"] / (1 - figures["control"]), 2)
     speech = sum(len(x.audio) for samples in made for x in samples) / train.FPS
     talker = train.build("talker", config)
     heads = getattr(talker, "heads", torch.nn.Identity())       # a model may have none
-    return dict(
-        corpus=corpus, name=experiment.name, seed=seed, settings=list(experiment.settings) + more,
-        command=f"python -m lab.ablate --corpus {corpus} --only {experiment.name} --seeds {seed}",
-        commit=commit(), frozen=digest_of(base),
+    return identity(experiment, corpus, seed, base, more) | dict(
+        command=f"python -m lab.ablate --corpus {corpus} --only {experiment.name} --seeds {seed} "
+                + " ".join(more),
+        commit=commit(), dtype=train.load_checkpoint(out, "talker")["dtype"],
         parameters=sum(p.numel() for p in talker.parameters()),
         head_parameters=sum(p.numel() for p in heads.parameters()),
-        steps=config.talker_steps, loss=last["loss"],
-        train_minutes=round(last["seconds"] / 60, 2), sample_seconds=round(seconds, 1),
-        speech_seconds=round(speech, 1),
+        steps=config.talker_steps, train_minutes=round(last["seconds"] / 60, 2),
+        sample_seconds=round(seconds, 1), speech_seconds=round(speech, 1),
         sampling=options, figures=figures,
         sync=[round(float(x), 3) for x in sync], control=[round(float(x), 3) for x in control])
 
 
-def digest_of(base: Path) -> str:
-    """What tells the frozen parts of one base from those of another: runs are compared with runs
-    on the same ones only."""
-    weights = train.load_checkpoint(base, "audio")["model"]
-    return data.stable_hash([round(float(x.double().sum()), 6) for x in weights.values()])
+def truth_row(corpus: str, base: Path) -> dict:
+    """The line of RESULTS for the true clips, which pass through the autoencoders."""
+    probes, recogniser = instruments(base)
+    truth = true_samples(base, "test")
+    figures = measures.figures(probes, recogniser, truth, truth)
+    return identity(Experiment("truth", ""), corpus, 0, base, []) | dict(
+        commit=commit(), figures={name: round(value, 4) for name, value in figures.items()})
+
+
+def identity(experiment: Experiment, corpus: str, seed: int, base: Path, more: list[str]) -> dict:
+    """What tells a run from others: two rows that share all of it are the same run."""
+    return dict(corpus=corpus, name=experiment.name, seed=seed,
+                settings=[*experiment.settings, *more],
+                sentences=len(data.LatentSet(base / "test")), frozen=digest_of(base))
 
 
 def commit() -> str:
     """The commit of the code, with a + where the code differs from it."""
     def git(*words: str) -> str:
         done = subprocess.run(["git", *words], capture_output=True, text=True,
-                              cwd=Path(__file__).parent)
+                              cwd=Path(__file__).parent.parent)
         return done.stdout.strip()
-    changed = git("status", "--porcelain", "--untracked-files=no", "*.py")
+    changed = git("status", "--porcelain", "--", "*.py")
     return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
 
 
@@ -303,53 +335,87 @@ def read_results(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
 
 
-def same_run(row: dict, corpus: str, name: str, seed: int) -> bool:
-    return (row["corpus"], row["name"], row["seed"]) == (corpus, name, seed)
+def add_line(path: Path, row: dict, own: dict) -> None:
+    """Add a row to the results. It takes the place of the row of the same run; own: its
+    `identity`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [x for x in read_results(path) if not own.items() <= x.items()]
+    with replacing(path) as file:
+        file.write("".join(json.dumps(x) + "\n" for x in [*kept, row]).encode())
 
 
 def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str]) -> None:
     """Every run that RESULTS lacks, in processes of one core each."""
-    prepare(a.corpus, a.frozen, a.out / a.corpus / "base", a.n)
-    done = read_results(a.results)
-    jobs = [(seed, experiment.name) for seed in a.seeds for experiment in experiments
-            if a.again or not any(same_run(row, a.corpus, experiment.name, seed) for row in done)]
+    base = a.out / a.corpus / "base"
+    prepare(a.corpus, a.frozen, base, a.n)
+    for experiment in experiments:
+        # Wrong settings are found before anything is trained.
+        train.parse_config(["--config", "small", *COMMON, *experiment.settings, *more])
+    own = {(x.name, seed): identity(x, a.corpus, seed, base, more)
+           for x in experiments for seed in a.seeds}
 
-    def run(job: tuple[int, str]) -> str:
-        """Let another process make result.json of a run -> what went wrong, or ''."""
-        seed, name = job
-        folder = a.out / a.corpus / name / f"seed{seed}"
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / "result.json").exists() and not a.again:
-            return ""
-        words = [sys.executable, "-m", "lab.ablate", "--one", "--corpus", a.corpus, "--only", name,
-                 "--seeds", str(seed), "--out", a.out, *more]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-        log = folder / "run.log"
-        with open(log, "w") as file:
-            code = subprocess.run(words, stdout=file, stderr=file, env=environment).returncode
-        return f"failed, see {log}" if code else ""
+    def done(row: dict) -> bool:
+        return any(row.items() <= other.items() for other in read_results(a.results))
 
+    truth = identity(Experiment("truth", ""), a.corpus, 0, base, [])
+    if not done(truth):
+        add_line(a.results, truth_row(a.corpus, base), truth)
+
+    # Those that sample the talkers of others come after these.
     failed = 0
-    with ThreadPoolExecutor(cores()) as pool:
-        results = zip(jobs, pool.map(run, jobs))
-        for (seed, name), wrong in tqdm(results, desc="runs", total=len(jobs), unit="run"):
+    for depend in (False, True):
+        jobs = [(x.name, seed) for seed in a.seeds for x in experiments
+                if bool(x.trained) == depend and (a.again or not done(own[x.name, seed]))]
+        for (name, seed), wrong in side_by_side(a, jobs, own, more):
             failed += bool(wrong)
             if not wrong:
-                result = a.out / a.corpus / name / f"seed{seed}" / "result.json"
-                add_line(a.results, json.loads(result.read_text()))
+                result = result_path(a, name, seed)
+                add_line(a.results, json.loads(result.read_text()), own[name, seed])
             tqdm.write(f"{name}, seed {seed}: {wrong or 'done'}")
     if failed:
-        raise RuntimeError(f"{failed} of {len(jobs)} runs failed; the reasons are in their logs")
+        raise RuntimeError(f"{failed} runs failed; the reasons are in their logs")
     print(f"results: {a.results}; python -m lab.ablate --report makes tables of them")
 
 
-def add_line(path: Path, row: dict) -> None:
-    """Add a finished run to the results. It takes the place of a line of the same run."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kept = [x for x in read_results(path)
-            if not same_run(x, row["corpus"], row["name"], row["seed"])]
-    with replacing(path) as file:
-        file.write("".join(json.dumps(x) + "\n" for x in [*kept, row]).encode())
+def result_path(a: argparse.Namespace, name: str, seed: int) -> Path:
+    return a.out / a.corpus / name / f"seed{seed}" / "result.json"
+
+
+def side_by_side(a: argparse.Namespace, jobs: list[tuple[str, int]], own: dict, more: list[str]):
+    """Let processes make result.json of each run, as many at once as there are cores. This is a
+    Python generator of (job, what went wrong or ''), in the order of the jobs. own: job -> its
+    `identity`."""
+    running = []
+    ending = threading.Event()
+
+    def run(job: tuple[str, int]) -> str:
+        result = result_path(a, *job)
+        result.parent.mkdir(parents=True, exist_ok=True)
+        if ending.is_set():
+            return "not begun"
+        if result.exists() and not a.again:
+            if own[job].items() <= json.loads(result.read_text()).items():
+                return ""
+        words = [sys.executable, "-m", "lab.ablate", "--one", "--corpus", a.corpus, "--only",
+                 job[0], "--seeds", str(job[1]), "--out", a.out, *more]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+        log = result.with_name("run.log")
+        with open(log, "a") as file:
+            process = subprocess.Popen(words, stdout=file, stderr=file, env=environment)
+            running.append(process)
+            if not process.wait():
+                return ""
+        return f"failed: {log.read_text().strip().splitlines()[-1][-200:]} ({log})"
+
+    with ThreadPoolExecutor(cores()) as pool:
+        try:
+            results = zip(jobs, pool.map(run, jobs))
+            yield from tqdm(results, desc="runs", total=len(jobs), unit="run")
+        finally:
+            # Where this process is told to end, so are those.
+            ending.set()
+            for process in running:
+                process.terminate()
 
 
 def main() -> None:
@@ -387,17 +453,15 @@ def main() -> None:
     elif a.measures:
         base = a.out / a.corpus / "base"
         prepare(a.corpus, a.frozen, base, a.n)
-        probes, ears = instruments(base)
+        probes, recogniser = instruments(base)
         from lab.report import known_table
-        print(known_table(measures.known_answers(probes, ears, true_samples(base, "test"))))
+        print(known_table(measures.known_answers(probes, recogniser, true_samples(base, "test"))))
     elif a.report:
         from lab.report import write_report
         write_report(read_results(a.results))
     elif a.one:
-        experiment, seed = chosen[0], a.seeds[0]
-        row = run_one(experiment, a.corpus, seed, a.out, more)
-        result = a.out / a.corpus / experiment.name / f"seed{seed}" / "result.json"
-        write_json(result, row)
+        row = run_one(chosen[0], a.corpus, a.seeds[0], a.out, more)
+        write_json(result_path(a, chosen[0].name, a.seeds[0]), row)
     else:
         run_all(a, chosen, more)
 

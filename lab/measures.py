@@ -1,12 +1,14 @@
 """What the experiments of lab.ablate are measured by. Latents in, numbers out: no pictures are
 decoded, so that 400 sentences take a minute.
 
-A Sample is a clip in latents, generated or true. What the numbers are:
+A Sample is a clip in latents, generated or true; the latents are those of a run's autoencoders,
+standardized. What the numbers are:
 
 sync        correlation over a clip of the mouth opening read off the motion latents with that read
             off the audio latents. The probes are fitted on true clips of training sentences
 control     the same, of the sound of one sampling seed with the motion of another, same text
-coupling    sync less control, per clip: what the two streams have agreed on beyond the text
+coupling    sync minus control, per clip: what the two streams have agreed on beyond the text
+captured    percent of what the control leaves: (sync - control) / (1 - control), of the means
 lag         percent of clips whose best lag, of -5 to 5 frames, is not 0
 closures    by how many milliseconds the mouth is off about a P, B or M, which forced alignment
             finds in the decoded sound: the shift that brings the two openings together there,
@@ -21,7 +23,8 @@ FD audio, FD motion     Frechet distances of patches of 4 frames of latents to t
 
 `python -m lab.ablate --measures` shows what they say of clips about which the answer is known.
 
-Axis letters: T frames, d latent width, N rows or clips, S steps of the CTC scores.
+Axis letters: T frames, d latent width, N rows or clips, S steps of the CTC scores, G width of a
+condition, n audio samples.
 """
 from dataclasses import dataclass
 from typing import Callable, NamedTuple
@@ -59,7 +62,7 @@ class Sample:
 
 
 class Probes(NamedTuple):
-    """What reads latents."""
+    """What is fitted on true clips of the training split, and reads samples."""
 
     heard: Callable             # Sample -> the opening that is heard (T,)
     seen: Callable              # Sample -> the opening that is seen (T,)
@@ -75,6 +78,7 @@ def context(latents: np.ndarray, reach=3) -> np.ndarray:
 
 
 def motion_rows(sample: Sample) -> np.ndarray:
+    """The motion of each frame beside the first pose, (T, d + G)."""
     pose = np.broadcast_to(sample.pose, (len(sample.motion), len(sample.pose)))
     return np.concatenate((sample.motion, pose), 1).astype(np.float32)        # (T, d + G)
 
@@ -105,7 +109,9 @@ class SyncNet(nn.Module):
 
 
 def windows_of(latents: np.ndarray) -> Tensor:
-    """(T, d) -> (T - 4, WINDOW d)."""
+    """(T, d) -> (T - 4, WINDOW d). Shorter ones are filled up by their last frame."""
+    missing = max(0, WINDOW - len(latents))
+    latents = np.pad(latents, ((0, missing), (0, 0)), mode="edge")
     found = sliding_window_view(latents, WINDOW, axis=0)
     return torch.tensor(found.reshape(len(found), -1), dtype=torch.float32)
 
@@ -152,9 +158,10 @@ def lip_sync_error(net: SyncNet, sample: Sample) -> tuple[float, float, int]:
     return float(m[least]), float(m.median() - m[least]), least - reach
 
 
-# --------------------------------------------------------------------------------- what is heard
-class Ears:
-    """The frozen parts listen: phones, closures and voices of decoded sound."""
+# ----------------------------------------------------------------------------------- recogniser
+class Recogniser:
+    """The frozen parts of a run as a recogniser of decoded sound: phones, when they are, and the
+    speaker."""
 
     def __init__(self, frozen: train.Frozen, references: dict[int, dict]):
         """references: speaker -> {"audio": condition (G,), ...}."""
@@ -254,6 +261,7 @@ def crossed(one: list[Sample], other: list[Sample]) -> list[Sample]:
 
 
 def per_clip_sync(probes: Probes, samples: list[Sample]) -> np.ndarray:
+    """The correlation of heard and seen opening, (N,)."""
     return np.array([correlation(probes.heard(x), probes.seen(x)) for x in samples])
 
 
@@ -272,25 +280,25 @@ def sync_figures(probes: Probes, samples: list[Sample]) -> dict[str, float]:
             "offset": 100 * float(np.mean(offset != 0))}
 
 
-def closures(probes: Probes, ears: Ears, samples: list[Sample], scores: list) -> float:
+def closures(probes: Probes, recogniser: Recogniser, samples: list[Sample], scores: list) -> float:
     """Mean absolute shift in milliseconds about every P, B and M. NaN if there is none."""
     found = []
     for sample, heard in zip(samples, scores):
         openings = probes.heard(sample), probes.seen(sample)
         found += [abs(local_shift(*openings, second))
-                  for second in ears.labials(sample.text, heard)]
+                  for second in recogniser.labials(sample.text, heard)]
     return float(np.mean(found)) if found else float("nan")
 
 
-def figures(probes: Probes, ears: Ears, samples: list[Sample],
+def figures(probes: Probes, recogniser: Recogniser, samples: list[Sample],
             truth: list[Sample]) -> dict[str, float]:
     """All numbers of one set of samples, beside the true clips of the same texts."""
-    listened = [ears.listen(sample) for sample in samples]
+    listened = [recogniser.listen(sample) for sample in samples]
     scores = [heard for heard, _ in listened]
     long = lengths([len(x.audio) for x in samples], [len(x.audio) for x in truth])
     return sync_figures(probes, samples) | {
-        "closures": closures(probes, ears, samples, scores),
-        "phones": ears.phone_errors(samples, scores),
+        "closures": closures(probes, recogniser, samples, scores),
+        "phones": recogniser.phone_errors(samples, scores),
         "x truth": float(long["x truth"]), "length r": float(long["length r"]),
         "voice": 100 * float(np.mean([s == x.speaker for x, (_, s) in zip(samples, listened)])),
         "FD audio": frechet(patches_of([x.audio for x in samples]),
@@ -300,10 +308,9 @@ def figures(probes: Probes, ears: Ears, samples: list[Sample],
 
 
 # ---------------------------------------------------------------------- answers that are known
-def known_answers(probes: Probes, ears: Ears, truth: list[Sample]) -> dict[str, dict]:
-    """What the measures say of true clips, and of true clips that were spoilt: row -> column ->
-    number. A measure that does not put them into their order is of no use."""
-    scores = [ears.listen(sample)[0] for sample in truth]
+def known_answers(probes: Probes, recogniser: Recogniser, truth: list[Sample]) -> dict[str, dict]:
+    """What the measures say of true clips, and of true clips whose motion or audio was perturbed:
+    row -> column -> number. A measure that does not put them into their order is of no use."""
     rng = np.random.default_rng(0)
 
     def changed(change: Callable) -> list[Sample]:
@@ -316,16 +323,25 @@ def known_answers(probes: Probes, ears: Ears, truth: list[Sample]) -> dict[str, 
     def noisy(level: float) -> Callable:
         return lambda motion: motion + level * rng.standard_normal(motion.shape)
 
+    def other_audio(level: float) -> list[Sample]:
+        return [Sample(x.text, x.speaker, (x.audio + level * rng.standard_normal(
+            x.audio.shape)).astype(np.float32), x.motion, x.pose) for x in truth]
+
+    def sound_of(number: int) -> list[Sample]:
+        """Clips with the sound of those `number` places on, another sentence by another speaker."""
+        rolled = truth[number:] + truth[:number]
+        return [Sample(x.text, x.speaker, y.audio, x.motion[:len(y.audio)], x.pose)
+                for x, y in zip(truth, rolled)]
+
     others = mismatch([x.text for x in truth])
-    spoilt = {"truth": truth,
-              **{f"motion {n} frame{'s'[:n > 1]} late": changed(later(n)) for n in (1, 2, 5)},
-              "noise of .3 deviations on the motion": changed(noisy(0.3)),
-              "noise of 1 deviation": changed(noisy(1.0)),
-              "motion of another sentence": crossed(truth, [truth[i] for i in others])}
-    rows = {}
-    for name, samples in tqdm(spoilt.items(), desc="known answers", leave=False):
-        rows[name] = sync_figures(probes, samples)
-        rows[name]["closures"] = closures(probes, ears, samples, scores)
-        rows[name]["FD motion"] = frechet(patches_of([x.motion for x in samples]),
-                                          patches_of([x.motion for x in truth]))
-    return rows
+    perturbed = {
+        "truth": truth,
+        **{f"motion {n} frame{'s'[:n > 1]} late": changed(later(n)) for n in (1, 2, 5)},
+        "noise of .3 deviations on the motion": changed(noisy(0.3)),
+        "noise of 1 deviation on the motion": changed(noisy(1.0)),
+        "motion of another sentence": crossed(truth, [truth[i] for i in others]),
+        "noise of .3 deviations on the audio": other_audio(0.3),
+        "noise of 1 deviation on the audio": other_audio(1.0),
+        "audio of another speaker and sentence": sound_of(1)}
+    return {name: figures(probes, recogniser, samples, truth)
+            for name, samples in tqdm(perturbed.items(), desc="known answers", leave=False)}

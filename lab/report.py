@@ -11,11 +11,15 @@ from lab.ablations import EXPERIMENTS
 
 PAGE = Path("docs/ablations.md")
 PLOT = Path("assets/ablations.png")
-COLUMNS = ("sync", "control", "coupling", "lag", "closures", "LSE-D", "LSE-C", "offset", "phones",
-           "x truth", "length r", "voice", "FD audio", "FD motion")
+COUPLING = ("sync", "control", "coupling", "captured", "lag", "closures", "LSE-D", "LSE-C",
+            "offset")
+QUALITY = ("phones", "x truth", "length r", "voice", "FD audio", "FD motion")
+GIVEN = ("A2V sync", "A2V closures", "V2A sync", "V2A closures", "V2A phones")
 DIGITS = {"sync": 4, "control": 3, "coupling": 3, "LSE-D": 3, "LSE-C": 3, "x truth": 3,
-          "length r": 2, "FD audio": 2, "FD motion": 2}
-ORDER = [experiment.name for experiment in EXPERIMENTS]
+          "length r": 2, "FD audio": 2, "FD motion": 2, "A2V sync": 3, "V2A sync": 3}
+ORDER = ["truth", *(experiment.name for experiment in EXPERIMENTS)]
+# The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
+STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -57,17 +61,27 @@ def clip_differences(found: list[tuple[dict, dict]], figure: str) -> np.ndarray:
 
 
 def interval(differences: np.ndarray, draws=10000) -> tuple[float, float]:
-    """(pairs, sentences) -> the 95 % interval of the mean, by a bootstrap over both axes."""
+    """(pairs, sentences) -> the 95 % interval of the mean, by a bootstrap over both axes. Few pairs
+    make it too narrow; see `student`."""
     rng = np.random.default_rng(0)
     n, m = differences.shape
     means = []
-    for _ in range(draws // 100):
-        seeds = rng.integers(n, size=(100, n))
-        sentences = rng.integers(m, size=(100, m))
+    for _ in range(draws):
+        seeds = rng.integers(n, size=n)
         # Sentences are drawn once for all seeds, since these share them.
-        means.extend(differences[s].mean(0)[t].mean() for s, t in zip(seeds, sentences))
+        sentences = rng.integers(m, size=m)
+        means.append(differences[seeds].mean(0)[sentences].mean())
     low, high = np.quantile(means, (0.025, 0.975))
     return float(low), float(high)
+
+
+def student(means: np.ndarray) -> float:
+    """(pairs,) differences -> half of the 95 % interval of their mean, by Student's t: what other
+    training seeds would do. NaN for one pair."""
+    n = len(means)
+    if n < 2:
+        return float("nan")
+    return float(STUDENT[min(n, 10) - 2] * means.std(ddof=1) / n ** 0.5)
 
 
 def sign_flip(differences: np.ndarray, draws=10000) -> float:
@@ -84,90 +98,107 @@ def sign_flip(differences: np.ndarray, draws=10000) -> float:
 
 
 # ---------------------------------------------------------------------------------------- tables
-def figures_table(rows: list[dict]) -> str:
+def names_of(rows: list[dict]) -> list[str]:
+    return [name for name in ORDER if any(row["name"] == name for row in rows)]
+
+
+def figures_table(rows: list[dict], columns: tuple[str, ...]) -> str:
     """An experiment a line: means over training seeds, with their standard deviation."""
     lines = []
-    for name in [name for name in ORDER if any(row["name"] == name for row in rows)]:
+    for name in names_of(rows):
         runs = [row for row in rows if row["name"] == name]
-        cells = [name, str(len(runs))]
-        for column in COLUMNS:
-            values = [row["figures"][column] for row in runs]
-            cell = number(np.mean(values), column)
+        cells = [name, str(len(runs)) if name != "truth" else ""]
+        for column in columns:
+            values = [row["figures"][column] for row in runs if column in row["figures"]]
+            cell = number(np.mean(values), column) if values else ""
             if len(values) > 1:
                 cell += f" ±{number(np.std(values, ddof=1), column)}"
             cells.append(cell)
-        lines.append(cells)
-    return markdown(["", "seeds", *COLUMNS], lines)
+        if any(cells[2:]):
+            lines.append(cells)
+    return markdown(["", "seeds", *columns], lines)
 
 
 def cost_table(rows: list[dict]) -> str:
-    """What an experiment's heads cost, and the sampling settings chosen on dev."""
+    """What an experiment costs to train, and the sampling settings chosen on dev."""
     lines = []
-    for name in [name for name in ORDER if any(row["name"] == name for row in rows)]:
+    for name in names_of(rows):
         runs = [row for row in rows if row["name"] == name]
-        factors = [row["sample_seconds"] / row["speech_seconds"] for row in runs]
+        if name == "truth" or "train_minutes" not in runs[0]:
+            continue
         sizes = [f"{runs[0][size] / 1e6:.2f} M" for size in ("parameters", "head_parameters")]
         lines.append([name, *sizes,
                       f"{np.mean([row['train_minutes'] for row in runs]):.1f}",
-                      f"{np.mean(factors):.3f}", f"{np.mean([row['loss'] for row in runs]):.3f}",
                       f"{runs[0]['sampling']['guidance']:g}",
                       f"{runs[0]['sampling']['temperature']:g}"])
-    return markdown(["", "parameters", "of the heads", "minutes of training, one core",
-                     "sampling, s per s of speech", "loss", "guidance", "temperature"], lines)
+    return markdown(["", "parameters", "of the heads", "minutes of training, one core", "guidance",
+                     "temperature"], lines)
 
 
-def difference_table(rows: list[dict], other="separate") -> str:
-    """How much higher sync and coupling are than those of separate heads."""
+def difference_table(rows: list[dict], figure: str, other="separate") -> str:
+    """How much higher sync or coupling are than those of separate heads. The interval by Student's
+    t is about other training seeds; the other one, and p, are about other sentences too."""
     lines = []
     for name in ORDER:
         found = pairs(rows, name, other)
-        if name == other or not found:
+        if name in ("truth", other) or not found:
             continue
-        cells = [name, str(len(found))]
-        for figure in ("sync", "coupling"):
-            differences = clip_differences(found, figure)
-            low, high = interval(differences)
-            agree = int((differences.mean(1) > 0).sum())
-            cells += [f"{differences.mean():+.4f}", f"{low:+.4f} to {high:+.4f}",
-                      f"{sign_flip(differences.mean(0)):.4f}", f"{agree} of {len(found)}"]
-        lines.append(cells)
-    names = ["95 % interval", "p, sentences", "seeds above"]
-    return markdown(["less separate", "pairs", "sync", *names, "coupling", *names], lines)
+        differences = clip_differences(found, figure)
+        means = differences.mean(1)                                           # (pairs,)
+        low, high = interval(differences)
+        half = student(means)
+        several = len(found) > 1
+        lines.append([
+            name, f"{means.mean():+.4f}", f"{(means > 0).sum()} of {len(found)}",
+            f"{means.mean() - half:+.4f} to {means.mean() + half:+.4f}" if several else "",
+            f"{sign_flip(means):.3f}" if several else "", f"{low:+.4f} to {high:+.4f}",
+            f"{sign_flip(differences.mean(0)):.4f}"])
+    return markdown([f"{figure}, minus separate", "mean", "seeds above 0", "95 %, Student's t",
+                     "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
 def tables(results: list[dict]) -> str:
     parts = []
     for corpus in dict.fromkeys(row["corpus"] for row in results):
         rows = [row for row in results if row["corpus"] == corpus]
-        parts += [f"### The corpus `{corpus}`", figures_table(rows), cost_table(rows)]
+        parts += [f"### The corpus `{corpus}`", "How well sound and motion go together:",
+                  figures_table(rows, COUPLING)]
         if any(pairs(rows, name, "separate") for name in ORDER if name != "separate"):
-            parts.append(difference_table(rows))
+            parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
+        parts += ["What is said, and how:", figures_table(rows, QUALITY),
+                  "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
+                  figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
     return "\n\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------ plot
 def plot(results: list[dict], path: Path) -> None:
-    """Every training seed as a dot: sync and coupling of each experiment."""
+    """Every training seed as a dot: the sync of each experiment, where both streams are generated,
+    and where the audio is given."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     corpora = list(dict.fromkeys(row["corpus"] for row in results))
-    figure, axes = plt.subplots(len(corpora), 2, figsize=(10, 0.8 + 2.6 * len(corpora)),
-                                squeeze=False, sharey="row")
+    names = {corpus: names_of([row for row in results if row["corpus"] == corpus])[::-1]
+             for corpus in corpora}
+    heights = [0.8 + 0.25 * len(names[corpus]) for corpus in corpora]
+    figure, axes = plt.subplots(len(corpora), 2, figsize=(10, sum(heights)), squeeze=False,
+                                sharey="row", height_ratios=heights)
     for line, corpus in zip(axes, corpora):
-        rows = [row for row in results if row["corpus"] == corpus]
-        names = [name for name in ORDER if any(row["name"] == name for row in rows)][::-1]
-        for axis, column in zip(line, ("sync", "coupling")):
-            for place, name in enumerate(names):
-                values = [row["figures"][column] for row in rows if row["name"] == name]
+        for axis, column in zip(line, ("sync", "A2V sync")):
+            for place, name in enumerate(names[corpus]):
+                values = [row["figures"][column] for row in results if row["corpus"] == corpus
+                          and row["name"] == name and column in row["figures"]]
                 axis.plot(values, [place] * len(values), "o", alpha=0.6, markersize=6)
-                axis.plot([np.mean(values)], [place], "k|", markersize=16)
-            axis.set_yticks(range(len(names)), names)
+                if values:
+                    axis.plot([np.mean(values)], [place], "k|", markersize=12)
+            axis.set_yticks(range(len(names[corpus])), names[corpus])
             axis.set_xlabel(f"{column}, corpus {corpus}")
-            axis.grid(axis="x", alpha=0.3)
+            axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 def write_report(results: list[dict]) -> None:

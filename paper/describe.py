@@ -11,6 +11,7 @@ a 1 B model takes seconds on a laptop. Parameters and floating-point operations 
 estimated; a multiplication and an addition are two operations.
 """
 import argparse
+import math
 
 from engine.processes import plainly
 import torch
@@ -18,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from heads import FlowHead, euler_times
-from model import FPS
+from model import FPS, Block
 
 
 def count(module) -> int:
@@ -150,13 +151,13 @@ def plan(config, talker, seconds: float, operations_per_second: float, activatio
     """
     total = config.talker_steps * config.talker_batch * seconds * operations_per_second
     days = total / (gpus * teraflops * 1e12) / 86400
-    # A process has its share of the batch, in pieces.
-    samples = config.talker_batch / gpus / config.accumulate
+    # The batch passes in pieces, each by one process.
+    samples = config.talker_batch / math.lcm(config.accumulate, gpus)
     batch = samples * activations / 1e9
     whole = 16 * count(talker) / 1e9
-    # FSDP gathers the weights of a block, or of what is in none, when they are needed.
-    blocks = [count(block) for block in talker.backbone.blocks]
-    gathered = max(blocks + [count(talker) - count(talker.backbone)]) * 2 / 1e9
+    # FSDP gathers float32 weights when they are needed: those of one block, and what is in none.
+    blocks = [count(m) for m in talker.modules() if isinstance(m, Block)]
+    gathered = 4 * (count(talker) - sum(blocks) + max(blocks)) / 1e9
     numbers = sum(m.latent for m in talker.modalities.values())
     latents = config.clips * seconds * FPS * numbers * 4 / 1e9
     return [
@@ -176,6 +177,8 @@ def describe(config, seconds=10.0, gpus=8, teraflops=200.0) -> str:
     sample that the memory is for. gpus, teraflops: see the top of this file."""
     with torch.device("meta"):
         talker = train.build("talker", config).to(torch.bfloat16)
+        if not (hasattr(talker, "backbone") and hasattr(talker, "heads")):
+            raise ValueError(f"--talker={config.talker} has no backbone and heads to describe")
         others = {stage: train.build(stage, config) for stage in ("audio", "motion", "speaker")}
     rows = parameter_rows(talker, config, others)
     lines = ["| part | parameters |", "|---|--:|"]

@@ -82,6 +82,16 @@ def test_a_given_stream_is_returned_and_heeded(heads):
     assert (error(motion(audio + 1), motion(audio)) > 1e-4) == heeds
 
 
+@pytest.mark.parametrize("heads", COUPLED[:2])
+def test_coupled_heads_say_what_they_need(heads):
+    with pytest.raises(ValueError, match="leave --motion_delay out"):
+        tiny_talker(heads=heads, motion_delay=1)
+    talker, config = tiny_talker(heads=heads)
+    _, inputs, _ = talker.teacher_forced(**random_batch(config))
+    with pytest.raises(ValueError, match="need audio, motion; there is only audio"):
+        talker.heads.sample({"audio": inputs["audio"]}, torch.zeros)
+
+
 def test_a_condition_of_each_patch_is_that_of_all():
     """What `per_patch` accepts: (B, G), or the same as (B, N, G)."""
     talker, config = tiny_talker()
@@ -160,7 +170,7 @@ def test_a_cascade_speaks_before_it_moves():
 def test_dual_branches():
     """They learn from all that they have, padding changes nothing, and a length is kept."""
     talker, config = tiny_talker(talker="lab.ablations.dual_branch:DualBranchTalker")
-    batch = random_batch(config)
+    batch = random_batch(config, patches=8)
     loss, log = talker(**batch)
     loss.backward()
     assert {"audio", "motion", "length"} <= log.keys()
@@ -182,7 +192,7 @@ def test_dual_branches():
     for name in single:
         assert error(single[name], found[name][1:2, :own]) < 1e-4
 
-    given = generate(talker, batch, 5, given={"audio": x["audio"]})
+    given = generate(talker, batch, 8, given={"audio": x["audio"]})
     assert torch.equal(given["audio"], x["audio"])
     assert given["motion"].shape == x["motion"].shape
 
@@ -268,37 +278,49 @@ def test_sign_flip_and_interval():
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((5, 400))
     assert report.sign_flip(noise.mean(0)) > 0.05 > report.sign_flip(noise.mean(0) + 0.2)
-    low, high = report.interval(noise + 1)
+    low, high = report.interval(noise + 1, draws=1000)
     assert low < (noise + 1).mean() < high and high - low < 0.3
+    # Five values of deviation 1: the interval is 2 x 2.78 / sqrt 5 wide.
+    values = np.array([-1.0, -1, 0, 1, 1])
+    assert report.student(values) == pytest.approx(2.78 * values.std(ddof=1) / 5 ** 0.5)
+    assert np.isnan(report.student(values[:1]))
 
 
 # --------------------------------------------------------------------------------------- the kit
 def test_the_kit_at_tiny(tmp_path, monkeypatch):
-    """Two runs, of which the second has been killed before; then the tables."""
+    """Two experiments, and one that samples the talkers of another; then the tables."""
     run = tmp_path / "run"
-    command("train.py", "--config", "tiny", "--out_dir", run)
-    monkeypatch.setitem(CORPORA, "free", (("timing=free", "clips=24"), ()))
+    command("train.py", "--config", "tiny", "--clips=12", "--out_dir", run)
+    monkeypatch.setitem(CORPORA, "free", (("timing=free", "clips=12"), ()))
+    monkeypatch.setattr(ablate, "GUIDANCES", (1.0, 2.0))
     small = [f"--{name}={value}" for name, value in train.PRESETS["tiny"].items()
              if name in ("width", "layers", "attention_heads", "kv_heads", "head_dim", "mlp_width",
                          "patch_heads", "flow_width", "flow_layers", "flow_heads", "talker_steps",
                          "talker_batch", "log_every", "euler_steps")]
     base = tmp_path / "free" / "base"
-    ablate.prepare("free", run, base, 40)
-    # Nothing is made twice.
+    ablate.prepare("free", run, base, 20)
+    # Nothing is made twice, and nothing is taken for something else.
     written = (base / "latents" / "meta.json").stat().st_mtime_ns
-    ablate.prepare("free", run, base, 40)
+    ablate.prepare("free", run, base, 20)
     assert (base / "latents" / "meta.json").stat().st_mtime_ns == written
+    with pytest.raises(ValueError, match="made of other frozen parts, or of other clips"):
+        ablate.prepare("free", run, base, 10)
 
-    rows = []
-    for name in ("separate", "follow"):
+    results = tmp_path / "results.jsonl"
+    rows = [ablate.truth_row("free", base)]
+    for name in ("separate", "follow", "steps4"):
         experiment = next(x for x in EXPERIMENTS if x.name == name)
+        own = ablate.identity(experiment, "free", 0, base, small)
         rows.append(ablate.run_one(experiment, "free", 0, tmp_path, small))
-        ablate.add_line(tmp_path / "results.jsonl", rows[-1])
-    assert rows[0]["frozen"] == rows[1]["frozen"]
-    assert json.loads((tmp_path / "free" / "follow" / "sampling.json").read_text())["tried"]
-    assert ablate.read_results(tmp_path / "results.jsonl") == rows
+        assert own.items() <= rows[-1].items()
+        for _ in range(2):
+            ablate.add_line(results, rows[-1], own)
+    assert ablate.read_results(results) == rows[1:]
+    assert rows[3]["sampling"]["steps"] == 4
+    chosen = json.loads((tmp_path / "free" / "separate" / "sampling.json").read_text())
+    assert len(chosen["tried"]) == 4
     text = report.tables(rows)
-    assert "| follow" in text and "less separate" in text
+    assert "| follow" in text and "sync, minus separate" in text
     pytest.importorskip("matplotlib")
     report.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

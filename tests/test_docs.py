@@ -58,7 +58,7 @@ NOT_HERE = {
     r"-m lab.bench": "tests/test_bench.py runs it",
     r"-m lab.ablate": "tests/test_ablate.py runs it",
     r"torchrun": "tests/test_processes.py runs it",
-    r"--released": "needs the released files",
+    r"--released|--frozen": "needs the released files",
     r"--autoencoders=paper": "takes too long: tests/test_release_files.py builds a smaller one",
     r"out/(joint|patch2|no_history|delay1|gesture)": "tests/test_forking.py runs it"}
 

@@ -19,7 +19,7 @@ import train
 from engine.media import write_clip
 from heads import FlowHead, SeparateHeads
 from model import Backbone, Modality, Talker
-from paper import release, weights
+from paper import frozen, release, weights
 from paper.autoencoders import LIAX, WhisperXVAE
 from paper.describe import count, describe
 from paper.qwen import qwen_ids
@@ -248,14 +248,14 @@ def test_a_run_on_released_autoencoders(tmp_path):
              "--autoencoder_clips=4", "--sample_rate=24000", "--audio_latent=6",
              "--alignment_weight=0", "--talker_steps=2", f"--out_dir={run}"]
     with pytest.raises(ValueError, match="needs --motion_size=5$"):
-        release.adopt_parts(train.parse_config([*words, "--motion_size=6"]))
+        frozen.adopt_parts(train.parse_config([*words, "--motion_size=6"]))
     assert "Finished" in command("train.py", *words, "--motion_size=5")
     assert (run / "audio.pt").stat().st_size < 10000
     stages = {json.loads(line)["stage"] for line in (run / "log.jsonl").read_text().splitlines()}
     assert stages == {"speaker", "talker"}
 
     # The latents are those of the released weights, of sound that was stored in 16 bits.
-    theirs = release.build_part("audio", released)
+    theirs = frozen.build_part("audio", released)
     clip = train.corpus(train.run_config(run))[0]
     latents = data.LatentSet(run / "latents")[0]["audio"]
     with torch.inference_mode():
@@ -269,7 +269,7 @@ def test_a_run_on_released_autoencoders(tmp_path):
     with pytest.raises(FileNotFoundError, match="lia-x.pt is not there"):
         train.load_model(run, "motion")
     with pytest.raises(FileNotFoundError, match=r"holds no lia-x\*.pt; .* published"):
-        release.files_of("motion", released)
+        frozen.files_of("motion", released)
 
 
 def test_whisper_is_loaded_and_stays_as_it_is(tmp_path):

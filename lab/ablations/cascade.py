@@ -1,11 +1,11 @@
-"""A cascade in place of one model: a Talker of half the depth speaks, and another one moves the
-face to what was said.
+"""A causal cascade in place of one model: a Talker of half the depth speaks, and another one moves
+the face to what was said.
 
-    text -> [speech Talker] -> audio -> [this Talker, which is given all of the audio] -> motion
+    text -> [speech Talker] -> audio -> [this Talker, which is given the audio] -> motion
 
-The second one's motion lags by a patch (--motion_delay=1), so that it has read the audio that it
-belongs to. The flow-matching heads are as large as those of one model; `--layers` is the depth of
-each Talker.
+The second one's motion lags by a patch (--motion_delay=1), so that it has read the audio up to the
+patch that it belongs to, and none after it: it could be streamed. The flow-matching heads are as
+large as those of one model; `--layers` is the depth of each Talker.
 
 Axis letters: B batch, N patches, P frames per patch, d latent width.
 """
@@ -17,8 +17,8 @@ import torch.nn as nn
 from model import Talker
 
 
-class Leaving(nn.Module):
-    """Heads, of which one is left out: its stream is somebody else's business."""
+class MaskedHeads(nn.Module):
+    """Wraps heads, and leaves one stream out of the loss."""
 
     def __init__(self, heads: nn.Module, out: str):
         super().__init__()
@@ -28,16 +28,18 @@ class Leaving(nn.Module):
     def loss(self, inputs, generator=None):
         wanted = {name: x for name, x in inputs.items() if name != self.out}
         losses, log = self.heads.loss(wanted, generator)
-        return losses | {name: torch.zeros(()) for name in inputs if name == self.out}, log
+        return losses | {self.out: torch.zeros(())}, log
 
     def sample(self, inputs, noise, **sampling):
         return self.heads.sample(inputs, noise, **sampling)
 
 
 class CascadeTalker(Talker):
+    """The second Talker, which is given the audio. `speech` is the first."""
+
     def __init__(self, modalities, heads, backbone, *args, **settings):
         leader = next(iter(modalities))
-        super().__init__(modalities, Leaving(heads, leader), backbone, *args, **settings)
+        super().__init__(modalities, MaskedHeads(heads, leader), backbone, *args, **settings)
         # What the audio of the second Talker will be is given, so it need not learn to guess.
         if leader in self.regressors:
             self.regressors.pop(leader)

@@ -5,13 +5,15 @@ the hidden state. Here the tokens of all streams of a patch stand side by side, 
 
     JointHeads    one transformer reads the tokens of all streams
     CrossHeads    each stream has its transformer, whose attention sees the tokens of all
-    SharedHeads   one transformer that reads each stream by itself: shared weights, no coupling
+    SharedHeads   one transformer reads each stream by itself: shared weights, no coupling
 
 The first two need every stream at every position: no delay, and --speech_only=0.
 
 Axis letters: B batch, N patches, M rows, P frames per patch, d latent width, D width of the
-language model, L tokens of a stream, W width of a head.
+language model, G width of a condition, L tokens of a stream, W width of a head, H attention heads.
 """
+import copy
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -20,15 +22,31 @@ from heads import SeparateHeads, draw_rows, euler_times, guide, of_stream, per_p
 from model import Attention, HeadInput, attention, rotate
 
 
+def share_transformer(heads: SeparateHeads) -> None:
+    """Let all FlowHeads use the transformer of the first one."""
+    shared = next(iter(heads.values())).transformer
+    for head in heads.values():
+        head.transformer = shared
+
+
+class SharedHeads(SeparateHeads):
+    """A FlowHead per stream. They have projections of their own, and one transformer."""
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        share_transformer(self)
+
+
 class JointHeads(SeparateHeads):
-    """A FlowHead per stream, which make tokens of its frames and velocities of what comes back, and
-    one transformer for all of them."""
+    """A FlowHead per stream embeds its frames and projects to its velocities; one transformer
+    reads the tokens of all of them."""
 
     def __init__(self, modalities, *args, **settings):
         super().__init__(modalities, *args, **settings)
-        shared = next(iter(self.values())).transformer
-        for head in self.values():
-            head.transformer = shared
+        if any(m.delay for m in modalities.values()):
+            raise ValueError("heads that see each other need every stream at every position: leave "
+                             "--motion_delay out")
+        share_transformer(self)
 
     def transform(self, tokens: list[Tensor]) -> list[Tensor]:
         """Tokens (M, L, W) of each stream -> the same, after they have seen each other."""
@@ -78,12 +96,18 @@ class JointHeads(SeparateHeads):
 
     def sample(self, inputs: dict[str, HeadInput], noise, steps=10, guidance=2.0, temperature=0.7,
                sway=1.0, zero_star=True) -> dict[str, Tensor]:
-        """As SeparateHeads.sample. A given patch follows its own path from noise to data."""
+        """As SeparateHeads.sample. A given patch follows its own path from noise to data.
+        ValueError if a stream is missing."""
+        if inputs.keys() != self.keys():
+            raise ValueError(f"heads that see each other need {', '.join(self)}; there is only "
+                             f"{', '.join(inputs)}")
         x = {}
         z = {}
         context = {}
         for name, given in inputs.items():
             history = given.history[:, 0]                                     # (B, P, d)
+            if self[name].drop_history == 1:
+                history = torch.zeros_like(history)
             z[name] = noise(tuple(history.shape))
             x[name] = z[name] * of_stream({"temperature": temperature}, name)["temperature"]
             # A doubled batch, the second half without hidden state.
@@ -109,34 +133,29 @@ class CrossHeads(JointHeads):
     """As JointHeads, with a transformer for each stream, as large as those of SeparateHeads: in
     each block the queries of a stream see the keys and values of all."""
 
-    def __init__(self, *args, **settings):
-        SeparateHeads.__init__(self, *args, **settings)
+    def __init__(self, modalities, *args, **settings):
+        super().__init__(modalities, *args, **settings)
+        # The other streams get transformers of their own again.
+        for head in list(self.values())[1:]:
+            head.transformer = copy.deepcopy(head.transformer)
 
     def transform(self, tokens: list[Tensor]) -> list[Tensor]:
+        """Tokens (M, L, W) of each stream -> the same, after they have seen each other."""
         transformers = [head.transformer for head in self.values()]
         # The same frame of all streams has the same position.
         tables = transformers[0].positions(tokens[0], None)
         for blocks in zip(*(transformer.blocks for transformer in transformers)):
             parts = [projected(b.attention, b.norm1(x), tables) for b, x in zip(blocks, tokens)]
             q, k, v = (torch.cat(same, 2) for same in zip(*parts))            # (M, H, streams L, .)
-            seen = rearrange(attention(q, k, v), "M H L d -> M L (H d)").chunk(len(tokens), 1)
+            seen = rearrange(attention(q, k, v), "M H L c -> M L (H c)").chunk(len(tokens), 1)
             tokens = [x + b.attention.out(y) for b, x, y in zip(blocks, tokens, seen)]
             tokens = [x + b.mlp(b.norm2(x)) for b, x in zip(blocks, tokens)]
         return [transformer.norm(x) for transformer, x in zip(transformers, tokens)]
 
 
-class SharedHeads(SeparateHeads):
-    """A transformer that all streams share, with projections of their own."""
-
-    def __init__(self, *args, **settings):
-        super().__init__(*args, **settings)
-        shared = next(iter(self.values())).transformer
-        for head in self.values():
-            head.transformer = shared
-
-
 def projected(module: Attention, x: Tensor, tables) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (M, L, W) -> rotated queries and keys, and values, (M, H, L, head_dim)."""
-    qkv = rearrange(module.qkv(x), "M L (H d) -> M H L d", d=module.head_dim)
+    """Tokens (M, L, W) -> rotated queries and keys, and values, (M, H, L, head_dim). tables: see
+    model.rotary_tables."""
+    qkv = rearrange(module.qkv(x), "M L (H c) -> M H L c", c=module.head_dim)
     q, k, v = qkv.split((module.heads, module.kv_heads, module.kv_heads), 1)
     return rotate(q, tables), rotate(k, tables), v

@@ -49,10 +49,15 @@ class TextAttention(nn.Module):
         self.out = zero_init(nn.Linear(width, width, bias=False))
 
     def forward(self, x: Tensor, text: Tensor, text_mask: Tensor, of_x, of_text) -> Tensor:
-        q = rearrange(self.q(self.norm(x)), "B T (H D) -> B H T D", H=self.heads)
-        k, v = rearrange(self.kv(text), "B L (K H D) -> K B H L D", K=2, H=self.heads)
-        y = attention(rotate(q, of_x), rotate(k, of_text), v, valid=text_mask)
-        return self.out(rearrange(y, "B H T D -> B T (H D)"))                 # (B, T, W)
+        """x (B, T, W), text (B, L, W), text_mask (B, L); of_x, of_text: rotary tables of both, see
+        `along` -> (B, T, W)."""
+        q = rearrange(self.q(self.norm(x)), "B T (H c) -> B H T c", H=self.heads)
+        k, v = rearrange(self.kv(text), "B L (two H c) -> two B H L c", two=2, H=self.heads)
+        # NOTE: model.attention shows every query the key at its own place, which means nothing
+        # between frames and text.
+        y = F.scaled_dot_product_attention(
+            rotate(q, of_x), rotate(k, of_text), v, attn_mask=text_mask[:, None, None])
+        return self.out(rearrange(y, "B H T c -> B T (H c)"))                 # (B, T, W)
 
 
 class Branch(nn.Module):
@@ -85,6 +90,8 @@ class DualBranchTalker(nn.Module):
         self.modalities = dict(modalities)
         self.leader = next(iter(modalities))
         self.patch = patch
+        if any(m.delay for m in modalities.values()):
+            raise ValueError("two branches have no delay: leave --motion_delay out")
         width, layers = backbone.norm.weight.numel(), len(backbone.blocks)
         count = backbone.blocks[0].attention.heads
         self.head_dim = width // count
@@ -121,8 +128,9 @@ class DualBranchTalker(nn.Module):
                                  zip(*(b.blocks for b in branches))):
             tokens = [y + r(y, states, text_mask, of_x, of_text) for r, y in zip(reads, tokens)]
             parts = [projected(b.attention, b.norm1(y), tables) for b, y in zip(blocks, tokens)]
-            q, k, v = (torch.cat(same, 2) for same in zip(*parts))            # (B, H, K T, .)
-            seen = rearrange(attention(q, k, v, valid=valid), "B H T d -> B T (H d)")
+            # All streams' frames, one after the other.
+            q, k, v = (torch.cat(same, 2) for same in zip(*parts))            # (B, H, 2 T, .)
+            seen = rearrange(attention(q, k, v, valid=valid), "B H T c -> B T (H c)")
             tokens = [y + b.attention.out(z)
                       for b, y, z in zip(blocks, tokens, seen.chunk(len(tokens), 1))]
             tokens = [y + b.mlp(b.norm2(y)) for b, y in zip(blocks, tokens)]
@@ -161,7 +169,8 @@ class DualBranchTalker(nn.Module):
                  streams=None, stop_hits=1, stop_keeps=True, shortest=0, threshold=0.5,
                  alignment_pace=1.0, steps=10, guidance=2.0, temperature=0.7, sway=1.0,
                  zero_star=True):
-        """As Talker.generate. The whole clip is sampled before the first patch is yielded."""
+        """As Talker.generate: yields (name -> (B, P, d), finished (B,)). The whole clip is sampled
+        before the first patch is yielded."""
         given = given or {}
         states, length = self.read(text, text_mask)
         patches = (length.exp() / self.patch).round().clamp(1, max_patches).long()    # (B,)

@@ -19,6 +19,8 @@ from model import HeadInput
 
 
 class FollowHeads(SeparateHeads):
+    """Separate heads. The second one's condition has the first one's patch too: (B, N, G + P d)."""
+
     leads = 0                   # the place of the stream that is sampled first
 
     def __init__(self, modalities, hidden_width, width, layers, attention_heads, patch, *args,
@@ -45,6 +47,10 @@ class FollowHeads(SeparateHeads):
         return super().loss(inputs | {self.second: second}, generator)
 
     def sample(self, inputs: dict[str, HeadInput], noise, **sampling) -> dict[str, Tensor]:
+        """As SeparateHeads.sample: the first stream, then the second. ValueError if the second one
+        is wanted without the first."""
+        if self.first not in inputs:
+            raise ValueError(f"{self.second} is made after {self.first}, which is missing")
         made = super().sample({self.first: inputs[self.first]}, noise, **sampling)
         if self.second in inputs:
             second = self.informed(inputs[self.second], made[self.first])
@@ -53,4 +59,6 @@ class FollowHeads(SeparateHeads):
 
 
 class LeadHeads(FollowHeads):
+    """The other way round: the motion comes first, and the audio's head is given it."""
+
     leads = 1

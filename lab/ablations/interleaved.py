@@ -1,5 +1,5 @@
-"""A Talker whose positions take turns: one patch of audio, one of motion, so that the sequence is
-twice as long, and each stream's hidden state has read the other's patch of the same moment.
+"""A Talker with interleaved positions: one patch of audio, one of motion. The sequence is twice as
+long, and the hidden state of the second stream has read the first one's patch of the same moment.
 
     InterleavedTalker       audio first:  [text ...] [audio 0] [motion 0] [audio 1] ...
     MotionFirstTalker       motion first
@@ -17,15 +17,17 @@ from model import HeadInput, Talker
 
 
 class InterleavedTalker(Talker):
+    """As Talker, with a position for each stream of a patch; the audio's comes first."""
+
     motion_first = False
 
     def __init__(self, modalities, *args, **settings):
         super().__init__(modalities, *args, **settings)
         if any(m.delay for m in modalities.values()):
-            raise ValueError("positions that take turns have no delay: leave --motion_delay out")
+            raise ValueError("interleaved streams have no delay: leave --motion_delay out")
         self.order = list(modalities)[::-1] if self.motion_first else list(modalities)
 
-    def hears(self, name: str) -> bool:
+    def after_leader(self, name: str) -> bool:
         """Whether the leading stream's patch of the moment precedes the token of this stream."""
         return self.order.index(self.leader) <= self.order.index(name)
 
@@ -46,7 +48,7 @@ class InterleavedTalker(Talker):
             has_frame = self.split((time < frames[name][:, None])[..., None])[..., 0]
             token = self.encoders[name](clean, has_frame)                     # (B, N, D)
             if self.alignment is not None:
-                known = place if self.hears(name) else F.pad(place[:, :-1], (1, 0))
+                known = place if self.after_leader(name) else F.pad(place[:, :-1], (1, 0))
                 token = token + self.alignment(known)
             tokens.append(token)
             history = F.pad(clean[:, :-1], (0, 0, 0, 0, 1, 0))                # (B, N, P, d)
@@ -69,7 +71,7 @@ class InterleavedTalker(Talker):
                  alignment_pace=1.0, **sampling):
         """As Talker.generate, of all streams."""
         if streams is not None and set(streams) != set(self.modalities):
-            raise ValueError("positions that take turns generate all streams")
+            raise ValueError("interleaved streams are all generated: leave streams out")
         B, P = len(text), self.patch
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
         speech_only = torch.zeros(B, dtype=torch.bool, device=text.device)
