@@ -16,6 +16,7 @@ articulatory trajectory, so they share their cause, and the truth is known for e
 Axis letters: B batch, T frames, S side of the pictures, L text tokens, n audio samples, d width of
 a latent. `python data.py` prints the shapes.
 """
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -27,6 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.checkpoints import named_if_full
 from engine.folders import (VIDEOS, clip_name, find_videos, other_names, printable,
                             why_unreadable)
 from engine.media import (BrokenClip, digest, fit_length, look, read_audio, read_video,
@@ -442,7 +444,8 @@ def cache_clips(source, n: int, folder: Path | str, workers=2, label="corpus") -
     numbers = []
     skipped = []
     made = parallel(make_clip, source, n, workers, label)
-    with open(folder / "video.u8", "wb") as video, open(folder / "audio.i16", "wb") as audio:
+    with (named_if_full(folder), open(folder / "video.u8", "wb") as video,
+          open(folder / "audio.i16", "wb") as audio):
         for number, clip in kept(made, n, label, skipped):
             video.write(clip.video)
             audio.write(np.round(clip.audio * 32767).astype(np.int16))
@@ -487,24 +490,25 @@ class LatentSet:
         widths = {}
         sequences = []
         files = {}
-        for item in items:
-            names = sorted(item.keys() - {"name", "text"})
-            arrays = {name: np.asarray(item[name], np.float32) for name in names}
-            lengths = {len(array) for array in arrays.values() if array.ndim == 2}
-            if len(lengths) != 1 or not all(np.isfinite(array).all() for array in arrays.values()):
-                shapes = [array.shape for array in arrays.values()]
-                raise ValueError(
-                    f"{item['name']}: latents must be finite and of one length; got {shapes}")
-            for name, array in arrays.items():
-                if name not in files:
-                    files[name] = open(folder / f"{name}.f32", "wb")
-                    widths[name] = array.shape[-1]
-                    sequences += [name] if array.ndim == 2 else []
-                files[name].write(array.tobytes())
-            texts.append(item["text"])
-            frames.append(lengths.pop())
-        for file in files.values():
-            file.close()
+        with named_if_full(folder), contextlib.ExitStack() as opened:
+            for item in items:
+                names = sorted(item.keys() - {"name", "text"})
+                arrays = {name: np.asarray(item[name], np.float32) for name in names}
+                lengths = {len(array) for array in arrays.values() if array.ndim == 2}
+                finite = all(np.isfinite(array).all() for array in arrays.values())
+                if len(lengths) != 1 or not finite:
+                    shapes = [array.shape for array in arrays.values()]
+                    raise ValueError(
+                        f"{item['name']}: latents must be finite and of one length; got {shapes}")
+                for name, array in arrays.items():
+                    if name not in files:
+                        path = folder / f"{name}.f32"
+                        files[name] = opened.enter_context(open(path, "wb"))
+                        widths[name] = array.shape[-1]
+                        sequences += [name] if array.ndim == 2 else []
+                    files[name].write(array.tobytes())
+                texts.append(item["text"])
+                frames.append(lengths.pop())
         if not texts:
             raise ValueError(f"{folder}: there are no latents to write")
         write_json(folder / "meta.json",

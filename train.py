@@ -196,6 +196,8 @@ PRESETS = {
         motion_batch=2, width=32, layers=2, attention_heads=2, kv_heads=1, head_dim=16,
         mlp_width=64, patch_heads=2, flow_width=32, flow_layers=2, flow_heads=2, talker_steps=4,
         talker_batch=4, log_every=1, euler_steps=3, stop_hits=2),
+    # Not the paper: the motion head is given the audio patch just sampled (docs/ablations.md).
+    "follow": dict(heads="lab.ablations.follow:FollowHeads"),
     # Real clips: GRID, or a folder of one's own.
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,

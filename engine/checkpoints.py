@@ -48,6 +48,18 @@ def replacing(path: Path | str) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def named_if_full(path: Path | str) -> Iterator[None]:
+    """`with named_if_full(path)`, around what is written there: where the disk is full, an OSError
+    says so, and where."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise OSError(error.errno, f"{path} can't be written: disk full") from None
+
+
 def checkpoint_paths(out: Path | str, stage: str) -> tuple[Path, Path]:
     """The checkpoint of a stage, and where the one before it is kept."""
     return Path(out) / f"{stage}.pt", Path(out) / f"{stage}.prev.pt"

@@ -425,15 +425,20 @@ def all_of(parts: nn.ModuleDict, whole: type, part: type) -> bool:
     return type(parts) is whole and all(type(p) is part for p in parts.values())
 
 
-def replace_modules(talker: nn.Module) -> None:
-    """Give a Talker the forms of this file."""
+def replace_modules(talker: nn.Module, single_heads: bool) -> None:
+    """Give a Talker the forms of this file. single_heads: of a fork's own class of heads, each
+    FlowHead by itself too; that class must use nothing but their `sample`."""
     if all_of(talker.heads, SeparateHeads, FlowHead):
         talker.heads = FusedHeads(talker.heads, same_sizes(talker.heads.values()))
     if all_of(talker.encoders, PatchEncoders, PatchEncoder):
         talker.encoders = FusedEncoders(talker.encoders, same_sizes(talker.encoders.values()))
     if type(talker.backbone) is Backbone:
         talker.backbone = FusedTransformer([talker.backbone])
-    # The transformers of a fork's own heads or encoders.
+    # The heads of a fork's own class, then the transformers of its heads or encoders.
+    if single_heads and isinstance(talker.heads, SeparateHeads):
+        for name, head in talker.heads.items():
+            if type(head) is FlowHead:
+                talker.heads[name] = FusedHead([head])
     for module in list(talker.modules()):
         if type(getattr(module, "transformer", None)) is Transformer:
             module.transformer = FusedTransformer([module.transformer])
@@ -464,27 +469,32 @@ def install(talker: nn.Module, dtype: torch.dtype) -> bool:
     packed = pack(talker, dtype)
     talker.requires_grad_(False)                  # a trace takes no others
 
-    # A copy that shares all weights gets the new forms.
+    expected = few_patches(talker)
+    tolerance = (1e-4 if dtype == torch.float32 else 0.05) * expected.abs().max().item()
+    for single_heads in (True, False):
+        fused = shared_copy(talker)
+        reason = "other values"
+        try:
+            replace_modules(fused, single_heads)
+            same = torch.allclose(few_patches(fused), expected, rtol=0, atol=tolerance)
+        except Exception as error:                # whatever a fork's parts do here
+            same = False
+            reason = f"{type(error).__name__}: {error}"
+        if same:
+            talker.heads = fused.heads
+            talker.encoders = fused.encoders
+            talker.backbone = fused.backbone
+            return packed
+    print(f"this Talker computes something else than engine/sampling.py, which samples fast "
+          f"({reason}): sampling as model.py does", file=sys.stderr)
+    return packed
+
+
+def shared_copy(talker: nn.Module) -> nn.Module:
+    """A copy of a Talker that shares all weights."""
     shared = [*talker.parameters(), *talker.buffers()]
     shared += [m for m in talker.modules() if isinstance(m, PackedLinear)]
-    fused = copy.deepcopy(talker, {id(x): x for x in shared})
-    expected = few_patches(talker)
-    reason = "other values"
-    tolerance = (1e-4 if dtype == torch.float32 else 0.05) * expected.abs().max().item()
-    try:
-        replace_modules(fused)
-        same = torch.allclose(few_patches(fused), expected, rtol=0, atol=tolerance)
-    except Exception as error:                    # whatever a fork's parts do here
-        same = False
-        reason = f"{type(error).__name__}: {error}"
-    if same:
-        talker.heads = fused.heads
-        talker.encoders = fused.encoders
-        talker.backbone = fused.backbone
-    else:
-        print(f"this Talker computes something else than engine/sampling.py, which samples fast "
-              f"({reason}): sampling as model.py does", file=sys.stderr)
-    return packed
+    return copy.deepcopy(talker, {id(x): x for x in shared})
 
 
 def compile_heads(talker: nn.Module) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from engine.checkpoints import checkpoint_paths, load_checkpoint, load_weights, save_checkpoint
+from engine.checkpoints import (checkpoint_paths, load_checkpoint, load_weights, named_if_full,
+                                save_checkpoint)
 from engine.machine import to_device
 from engine.optimizers import optimizers
 from engine.processes import (Terminated, distribute, gathered, load_optimizer, rank,
@@ -182,7 +183,8 @@ class TrainingRun:
         for name, total, n in zip(self.sums, totals[::2], totals[1::2]):
             line[name] = without_nan((total / n).tolist())
         if rank() == 0:
-            with open(self.out / "log.jsonl", "a") as file:
+            log = self.out / "log.jsonl"
+            with named_if_full(log), open(log, "a") as file:
                 file.write(json.dumps(line) + "\n")
         self.bar.set_postfix_str(f"loss {line['loss']:.3f}")
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import train
+from engine import sampling
 from lab import ablate, measures, report
 from lab.ablations import COMMON, CORPORA, EXPERIMENTS
 from lab.measures import Sample
@@ -197,15 +198,20 @@ def test_dual_branches():
     assert given["motion"].shape == x["motion"].shape
 
 
-def test_joint_heads_can_sample_fast():
-    """engine/sampling.py may replace their transformer, and samples the same."""
-    from engine import sampling
-    talker, config = tiny_talker(heads=COUPLED[0])
+@pytest.mark.parametrize("heads", COUPLED)
+def test_heads_can_sample_fast(heads, capsys):
+    """engine/sampling.py may replace what it knows, and samples the same."""
+    talker, config = tiny_talker(heads=heads)
     batch = random_batch(config)
     before = generate(talker, batch, 3)
     sampling.install(talker, torch.float32)
     after = generate(talker, batch, 3)
     assert all(error(after[name], before[name]) < 1e-3 for name in before)
+    # The transformers of cross heads see each other block by block, which it does not know.
+    first = talker.heads["audio"]
+    assert isinstance(first.transformer, sampling.FusedTransformer) == ("Cross" not in heads)
+    assert isinstance(first, sampling.FusedHead) == ("Follow" in heads or "Lead" in heads)
+    assert ("sampling as model.py does" in capsys.readouterr().err) == ("Cross" in heads)
 
 
 # --------------------------------------------------------------------------------- the measures

@@ -16,11 +16,13 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from engine import machine, settings, workers
 import torch
 
+import data
 import train
 from engine.checkpoints import (checkpoint_paths, finished, load_checkpoint, load_weights,
                                 replacing, resume_points, save_checkpoint)
@@ -368,6 +370,20 @@ def test_the_checkpoint_before_is_kept_until_the_stage_is_finished(tmp_path, lin
     save_checkpoint(tmp_path, "talker", state(3))
     save_checkpoint(tmp_path, "talker", state(3, done=True))
     assert finished(tmp_path, "talker") and [*tmp_path.iterdir()] == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_while_clips_and_latents_are_written(tmp_path):
+    clips, latents = tmp_path / "clips", tmp_path / "latents"
+    for path in (clips / "audio.i16", latents / "audio.f32"):
+        path.parent.mkdir()
+        path.symlink_to("/dev/full")
+    with pytest.raises(OSError, match="clips can't be written: disk full"):
+        data.cache_clips(data.SyntheticCorpus(n=2), 2, clips, 1)
+    item = dict(name="a", text="b", audio=np.zeros((9, 3), np.float32))
+    with pytest.raises(OSError, match="latents can't be written: disk full"):
+        data.LatentSet.write(latents, [item])
+    assert not (clips / "index.json").exists() and not (latents / "meta.json").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
