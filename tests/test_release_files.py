@@ -3,6 +3,7 @@ wrong ones are named, none of them runs code. And what stands beside the release
 the paper's sizes, the adversarial training of its audio autoencoder."""
 import json
 import pickle
+import re
 import struct
 import sys
 from collections import defaultdict
@@ -384,6 +385,24 @@ def test_every_preset_is_described(preset):
     assert sum(parameters(table)) == total
     assert f"{config.layers} layers" in table
     assert preset != "paper" or "440,467,456" in table
+
+
+def test_what_a_training_takes():
+    """Half as many GPUs take twice as long; a process holds less with FSDP, and fewer clips where
+    the batch passes in pieces."""
+    def numbers(*words, **assumed) -> tuple[float, ...]:
+        text = describe(train.parse_config(["--config", "paper", *words]), **assumed)
+        found = re.search(r": ([\d.,e+-]+) days.*process, ([\d.]+) clips.*: ([\d.,]+) GB, .*"
+                          r"--fsdp=1 ([\d.,]+) GB", text, re.DOTALL)
+        return tuple(float(number.replace(",", "")) for number in found.groups())
+
+    days, clips, whole, sharded = numbers(gpus=8, teraflops=100.0)
+    assert numbers(gpus=4, teraflops=100.0)[0] == pytest.approx(2 * days, rel=0.05)
+    assert clips == 256 / 8 and sharded < whole
+    assert numbers("--accumulate=32", gpus=8)[1] == 256 / 32
+    with pytest.raises(ValueError, match="has no backbone and heads"):
+        describe(train.parse_config(
+            ["--config", "tiny", "--talker=lab.ablations.dual_branch:DualBranchTalker"]))
 
 
 class JointHeads(torch.nn.Module):
