@@ -57,6 +57,8 @@ class Clip:
     speaker: int | None = None              # their number; None for real clips
     tracks: dict[str, np.ndarray] | None = None     # name -> (T,) float32, the true controls of the
     #                                         face (lab.cartoon.move_face); None for real clips
+    motion: np.ndarray | None = None        # (T, K) float32, motion latents that a clip without
+    #                                         pictures comes with, not standardized
 
     @property
     def opening(self) -> np.ndarray | None:
@@ -403,7 +405,10 @@ class ClipStore:
         self.starts = np.concatenate([[0], np.cumsum(self.frames)])
         total = self.starts[-1]
         shape = (total, self.size, self.size, 3)
-        self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=shape)
+        # A source without pictures leaves an empty file.
+        self.video = np.zeros(shape, np.uint8)
+        if self.size:
+            self.video = np.memmap(f"{folder}/video.u8", np.uint8, "r", shape=shape)
         self.audio = np.memmap(f"{folder}/audio.i16", np.int16, "r")
         self.track_names = index["tracks"]
         if self.track_names:

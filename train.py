@@ -323,12 +323,22 @@ def poses(frozen: Frozen, video: np.ndarray) -> torch.Tensor:
     return torch.cat(found)
 
 
+def poses_of(frozen: Frozen, clip: data.Clip, frames: slice) -> torch.Tensor:
+    """The poses of some frames of a clip (T, K): of its pictures, or those that it comes with."""
+    if clip.motion is None:
+        return poses(frozen, clip.video[frames])
+    if clip.motion.shape[1] != frozen.config.motion_size:
+        raise ValueError(f"{clip.name}: its motion has {clip.motion.shape[1]} numbers a frame, and "
+                         f"the motion autoencoder has {frozen.config.motion_size}")
+    return frozen.motion.standardize(torch.from_numpy(clip.motion[frames]).to(frozen.device))
+
+
 def encode_motion(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
-    return frozen.motion.relative(poses(frozen, clip.video))                  # (T, K)
+    return frozen.motion.relative(poses_of(frozen, clip, slice(None)))        # (T, K)
 
 
 def first_pose(frozen: Frozen, clip: data.Clip, latents=None) -> torch.Tensor:
-    return poses(frozen, clip.video[:1])[0]                                   # (K,)
+    return poses_of(frozen, clip, slice(1))[0]                                # (K,)
 
 
 def decode_motion(frozen: Frozen, reference, latents: torch.Tensor) -> np.ndarray:
@@ -474,7 +484,12 @@ def train_model(stage: str, model, make_batch, compute_loss, order: data.BatchOr
 
 # ------------------------------------------------------------------- speaker, audio and motion
 def corpus(config: Config, split="train", n: int | None = None, speakers=None):
-    """The source of clips: a folder of real ones, or the synthetic corpus."""
+    """The source of clips: a folder of real ones, one in the layout that the paper's authors
+    published, or the synthetic corpus."""
+    if config.data and (Path(config.data) / "metadata").is_dir():
+        from paper.published import PublishedData
+        encode = None if config.tokens == "qwen" else config.alphabet.encode
+        return PublishedData(config.data, split, config.sample_rate, encode)
     if config.data:
         return data.ClipFolder(
             config.data, split, config.size, config.sample_rate, parse_crop(config.crop),
@@ -567,7 +582,8 @@ def worker_parts(out: Path) -> tuple[Frozen, data.ClipStore]:
 def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why not."""
     frozen, store = worker_parts(out)
-    stored = index in store.places
+    # The store has pictures and sound, so a clip without pictures is read again.
+    stored = index in store.places and source.size
     clip = store[store.places[index]] if stored else data.make_clip(source, index)
     return clip if isinstance(clip, data.BrokenClip) else latent_item(frozen, clip)
 
@@ -727,6 +743,9 @@ def main() -> None:
     start = time.time()
     out = Path(config.out_dir)
     source = corpus(config)
+    if not source.size and not config.frozen:
+        raise ValueError(f"{config.data} has motion in the latents of the released LIA-X and no "
+                         "pictures: give --frozen, the folder of the released files")
     if config.data and config.crop.count(",") == 2:
         # The crop belongs to pictures of this size, also where other files are sampled with.
         config.crop += f",{picture_size(first_with_pictures(source.paths))}"
@@ -742,6 +761,12 @@ def main() -> None:
     train_frozen_parts(config, source)
     run_stages(("talker",), config)
     if rank() > 0:
+        return
+
+    if not source.size:
+        print(f"\nFinished in {(time.time() - start) / 60:.1f} minutes: {out}. Its clips have no "
+              f"pictures to compare with.\nNext: python sample.py --ckpt {out} --text \"...\" "
+              "--face face.png --voice voice.wav --out hello.mp4")
         return
 
     # The last stage samples. It is a program of its own, which needs nothing but the run's folder

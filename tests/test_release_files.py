@@ -1,28 +1,32 @@
 """Files in the released format, of random weights at reduced sizes: they go through sample.py,
 wrong ones are named, none of them runs code. And what stands beside the release: Qwen3, Whisper,
 the paper's sizes, the adversarial training of its audio autoencoder."""
+import io
 import json
 import pickle
 import re
 import struct
 import sys
+import tarfile
 from collections import defaultdict
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import data
 import sample
 import train
-from engine.media import write_clip
+from engine.media import BrokenClip, write_clip
 from heads import FlowHead, SeparateHeads
 from model import Backbone, Modality, Talker
 from paper import frozen, release, weights
 from paper.autoencoders import LIAX, WhisperXVAE
 from paper.describe import count, describe
+from paper.published import PublishedData
 from paper.qwen import qwen_ids
 from tests.helpers import command, error, random_batch
 
@@ -82,6 +86,7 @@ def released_talker(width, latent, motion, speaker) -> dict:
 
 def write_released(folder, latent=6, motion=5, speaker=7, width=32):
     """Everything that `sample.py --released` wants."""
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     state = released_talker(width, latent, motion, speaker)
     home = folder / "talker-t2av"
@@ -271,6 +276,155 @@ def test_a_run_on_released_autoencoders(tmp_path):
         train.load_model(run, "motion")
     with pytest.raises(FileNotFoundError, match=r"holds no lia-x\*.pt; .* published"):
         frozen.files_of("motion", released)
+
+
+# --------------------------------------------------------------- the layout of the published data
+def bytes_of_motion(motion) -> bytes:
+    file = io.BytesIO()
+    torch.save(torch.tensor(motion).half(), file)
+    return file.getvalue()
+
+
+def bytes_of_sound(seconds: float, rate=24000) -> bytes:
+    file = io.BytesIO()
+    noise = 0.1 * np.random.default_rng(0).standard_normal(int(seconds * rate))
+    soundfile.write(file, noise, rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def write_published(root, rows, in_shards=True) -> None:
+    """rows: name -> (motion bytes, sound bytes, text); None for a file that is missing."""
+    (root / "metadata").mkdir(parents=True)
+    (root / "shards").mkdir()
+    lines = ["motion_pt_path,wav_path,text,duration"]
+    shards = [tarfile.open(root / "shards" / f"00{i}.tar", "w") for i in range(2)]
+    for number, (name, (motion, sound, text)) in enumerate(rows.items()):
+        paths = f"motion/{name}.pt", f"audio/{name}.wav"
+        lines.append(f'{paths[0]},{paths[1]},"{text}",1.0')
+        for path, content in zip(paths, (motion, sound)):
+            if content is None:
+                continue
+            if in_shards:
+                member = tarfile.TarInfo(path)
+                member.size = len(content)
+                shards[number % 2].addfile(member, io.BytesIO(content))
+            else:
+                (root / path).parent.mkdir(exist_ok=True)
+                (root / path).write_bytes(content)
+    for shard in shards:
+        shard.close()
+    (root / "metadata" / "train.csv").write_text("\n".join(lines) + "\n")
+
+
+def published_rows(K=5) -> dict:
+    rng = np.random.default_rng(0)
+    return {f"{i:03d}": (bytes_of_motion(3 + rng.standard_normal((20 + i, K))),
+                         bytes_of_sound((20 + i) / 25, 16000 if i == 1 else 24000), f"bin blue {i}")
+            for i in range(8)}
+
+
+@pytest.mark.parametrize("in_shards", [True, False])
+def test_published_clips_are_read_where_they_are(tmp_path, in_shards):
+    rows = published_rows()
+    write_published(tmp_path, rows, in_shards)
+    source = PublishedData(tmp_path, "all")
+    assert len(source) == 8
+    for i in range(8):
+        clip = source[i]
+        motion = torch.load(io.BytesIO(rows[clip.name][0]), weights_only=True)
+        assert np.array_equal(clip.motion, motion.float().numpy())
+        assert len(clip.audio) == len(motion) * 960 and clip.text == rows[clip.name][2]
+        assert 0.05 < clip.audio.std() < 0.15
+    parts = [PublishedData(tmp_path, split) for split in data.SPLITS]
+    names = [row["motion_pt_path"] for part in parts for row in part.rows]
+    assert len(names) == len(set(names)) == 8
+    # Longer than 30 s: a window, of sound and motion alike.
+    long = np.arange(800 * 5).reshape(800, 5) / 2048
+    more = tmp_path / "more"
+    write_published(more, {"a": (bytes_of_motion(long), bytes_of_sound(32), "bin")}, in_shards)
+    clip = PublishedData(more, "all")[0]
+    assert clip.motion.shape == (750, 5) and len(clip.audio) == 750 * 960
+
+
+def test_what_is_wrong_with_published_data(tmp_path):
+    good = published_rows()["000"]
+    nan = bytes_of_motion(np.full((20, 5), np.nan))
+    wrong = {"no_motion": (None, good[1], "bin"), "no_sound": (good[0], None, "bin"),
+             "no_text": (*good[:2], " "), "nan": (nan, *good[1:]),
+             "junk": (b"junk", *good[1:]), "noise": (good[0], b"junk", "bin"),
+             "flat": (bytes_of_motion(np.zeros(20)), *good[1:]),
+             "short": (bytes_of_motion(np.zeros((5, 5))), *good[1:]),
+             "cut": (bytes_of_motion(np.zeros((60, 5))), *good[1:])}
+    write_published(tmp_path, wrong)
+    source = PublishedData(tmp_path, "all")
+    reasons = {}
+    for i, row in enumerate(source.rows):
+        with pytest.raises(BrokenClip) as found:
+            source[i]
+        reasons[Path(row["motion_pt_path"]).stem] = str(found.value)
+    for name, words in dict(
+            no_motion="motion/no_motion.pt: it is neither", no_sound="audio/no_sound.wav: it is",
+            no_text="its text can't be used: it is empty", nan="should be finite",
+            junk="it holds no motion", noise="it holds no sound", flat="it is (20,)",
+            short="too short", cut="its sound ends 1.6 s before its motion").items():
+        assert words in reasons[name]
+
+    (tmp_path / "shards" / "000.tar").write_bytes(b"not a tar file" * 100)
+    with pytest.raises(ValueError, match="000.tar is no tar file"):
+        PublishedData(tmp_path)
+    (tmp_path / "metadata" / "train.csv").write_text("wav_path,words\n")
+    with pytest.raises(ValueError, match="train.csv has no column motion_pt_path, text; its col"):
+        PublishedData(tmp_path)
+
+
+def test_a_run_on_published_data(tmp_path):
+    """Released autoencoders, published layout: motion passes as it is, standardized. A broken row
+    is named and left out."""
+    write_released(tmp_path / "released")
+    rows = published_rows() | {"broken": (b"junk", bytes_of_sound(1), "bin")}
+    write_published(tmp_path / "data", rows)
+    words = ["train.py", "--config", "tiny", "--autoencoders=paper", "--data", tmp_path / "data",
+             "--sample_rate=24000", "--audio_latent=6", "--motion_size=5", "--tokens=characters",
+             "--alignment_weight=0", "--talker_steps=2", "--out_dir", tmp_path / "run"]
+    said = command("train.py", "--config", "tiny", "--data", tmp_path / "data", "--out_dir",
+                   tmp_path / "other", fails=True)
+    assert "give --frozen" in said
+    said = command(*words, "--frozen", tmp_path / "released")
+    assert "Finished" in said and "motion/broken.pt: it holds no motion" in said
+    latents = data.LatentSet(tmp_path / "run" / "latents")
+    source = PublishedData(tmp_path / "data")
+    assert len(latents) == len(source) - 1
+    names = [Path(row["motion_pt_path"]).stem for row in source.rows]
+    first = next(name for name in names if name != "broken")
+    theirs = torch.load(io.BytesIO(rows[first][0]), weights_only=True).float()
+    # The statistics are those of the released files: mean 0, deviation 1.
+    assert torch.equal(latents[0]["motion"], theirs)
+    assert torch.equal(latents[0]["motion_condition"], theirs[0])
+    assert Path(tmp_path / "run" / "talker.pt").exists()
+
+
+MINIATURE = Path(__file__).resolve().parent.parent.parent / "shared" / "t2av_data"
+
+
+@pytest.mark.skipif(not MINIATURE.exists(), reason="../shared/t2av_data is not there")
+def test_the_miniature_of_the_published_data():
+    """Real motion and speech: every row but the last, whose files do not exist."""
+    source = PublishedData(MINIATURE, "all")
+    mean, deviation = (np.load(MINIATURE / f"motion_{name}.npy") for name in ("mean", "std"))
+    found = 0
+    for i in range(len(source)):
+        try:
+            clip = source[i]
+        except BrokenClip as error:
+            assert "neither in the folder nor in one of its shards" in str(error)
+            continue
+        found += 1
+        # Motion and sound of a clip are equally long, and motion is of the scale of its statistics.
+        assert clip.motion.shape[1] == 40 and len(clip.audio) == len(clip.motion) * 960
+        standardized = (clip.motion - mean) / deviation
+        assert np.abs(standardized.mean()) < 2 and 0.1 < standardized.std() < 5
+        assert clip.audio.std() > 0.01
+    assert found == len(source) - 1
 
 
 def test_whisper_is_loaded_and_stays_as_it_is(tmp_path):
