@@ -50,7 +50,7 @@ from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, 
                               run_in_processes, world)
 from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, lock_folder,
                              open_run, parse_crop, read_run_config, read_settings)
-from engine.training import TrainingRun
+from engine.training import TrainingRun, recompute_blocks
 from engine.workers import kept, parallel
 from english.seen import Seen
 from heads import SeparateHeads
@@ -148,6 +148,7 @@ class Config:
     decay: float = 0.6              # share of the steps at the end, over which rates fall to 2 %
     grad_clip: float = 1.0          # largest norm of the gradient
     accumulate: int = 1             # pieces of a batch (gradient accumulation)
+    recompute: bool = False         # gradient checkpointing of the backbone: less memory, more time
     fsdp: bool = False              # with torchrun: the talker is sharded among the processes
     device: str = ""                # cpu, cuda, or cuda:1; empty: a GPU if there is one that works
     log_every: int = 20             # steps
@@ -660,6 +661,8 @@ def train_talker(config: Config, device, dtype) -> None:
     talker.to(device)
     talker.longest_seen.fill_(int(clips.frames.max()) // config.patch)
     kernels.install(talker)                       # the same function up to rounding, faster
+    if config.recompute:
+        recompute_blocks(talker.backbone)
 
     def make_batch(indices, generator) -> dict:
         draws = torch.rand(len(indices), 3, generator=generator)

@@ -31,7 +31,7 @@ except ImportError:
 
 # Fields that may change when a run is resumed: none of them decides what is trained.
 ALWAYS_FREE = {
-    "out_dir", "log_every", "save_every", "fsdp", "device",
+    "out_dir", "log_every", "save_every", "fsdp", "device", "recompute",
     "euler_steps", "guidance", "temperature", "motion_temperature", "alignment_pace",
     "stop_hits", "stop_keeps", "stop_shortest"}
 # Stages whose checkpoints `--from` copies.

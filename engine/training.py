@@ -8,6 +8,7 @@ processes (engine/processes.py); a process prepares its next piece while a GPU c
 SIGTERM, by which schedulers and containers end a program, lets a step end, saves a checkpoint, and
 then ends the process. Several processes do so together, at the next line of the log.
 """
+import functools
 import json
 import math
 import multiprocessing
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from tqdm import tqdm
 
 from engine.checkpoints import (checkpoint_paths, load_checkpoint, load_weights, named_if_full,
@@ -27,6 +29,13 @@ from engine.processes import (Terminated, distribute, gathered, load_optimizer, 
 
 # What a checkpoint has beside the weights, for training to go on from it.
 TO_RESUME = {"optimizers", "order", "step", "seconds", "dtype"}
+
+
+def recompute_blocks(transformer: torch.nn.Module) -> None:
+    """Keep no activations of a Transformer's blocks: the backward pass computes them again from the
+    inputs of each block (gradient checkpointing). The function and its gradients stay the same."""
+    for block in transformer.blocks:
+        block.forward = functools.partial(checkpoint, block.forward, use_reentrant=False)
 
 
 class TrainingRun:

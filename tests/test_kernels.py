@@ -4,6 +4,7 @@ import torch
 
 import model
 from engine import kernels
+from engine.training import recompute_blocks
 from heads import FlowHead
 from model import Block, PatchEncoder, RMSNorm, Transformer
 from tests.helpers import error, random_batch, tiny_talker
@@ -30,6 +31,26 @@ def test_values_and_gradients_are_the_same(form):
     assert len(plain) == len(fast) > 50
     for a, b in zip(plain, fast):
         assert a.abs().max() == 0 == b.abs().max() or error(b, a) < 1e-4
+
+
+def test_recomputed_blocks_keep_less_and_give_the_same_gradients():
+    torch.manual_seed(0)
+    talker, config = tiny_talker(layers=4)
+    batch = random_batch(config, patches=10)
+
+    def kept_bytes() -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+                lambda x: sizes.append(x.nbytes) or x, lambda x: x):
+            talker.teacher_forced(**batch)
+        return sum(sizes)
+
+    plain = [x.clone() for x in loss_and_gradients(talker, batch)]
+    all_kept = kept_bytes()
+    recompute_blocks(talker.backbone)
+    for a, b in zip(plain, loss_and_gradients(talker, batch), strict=True):
+        assert torch.equal(a, b)
+    assert kept_bytes() < 0.7 * all_kept
 
 
 @pytest.mark.parametrize("part, method", [
