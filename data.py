@@ -61,6 +61,11 @@ class Clip:
     #                                         pictures comes with, not standardized
 
     @property
+    def speech_alone(self) -> bool:
+        """Whether there is neither a picture nor a motion."""
+        return not self.video.size and self.motion is None
+
+    @property
     def opening(self) -> np.ndarray | None:
         """(T,) float32, the true opening of the mouth, 0 shut to 1 wide; None if unknown."""
         return self.tracks["opening"] if self.tracks else None
@@ -644,6 +649,8 @@ class BatchOrder:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """ValueError if the state is of another number of clips, batch_size or seed."""
+        if "clips" not in state:
+            raise ValueError("the order of batches can't be resumed: it was of two sets, is of one")
         now = self.state_dict()
         changed = [f"{name} was {state[name]}, is {now[name]}"
                    for name in ("clips", "batch_size", "seed") if state[name] != now[name]]
@@ -653,6 +660,30 @@ class BatchOrder:
         self.epoch = state["epoch"]
         self.position = state["position"]
         self.batches = self._shuffle()
+
+
+class MixedOrder:
+    """Batches of two sets: clips of the first BatchOrder, then those of the second one, which have
+    the numbers from `start` on."""
+
+    def __init__(self, first: BatchOrder, second: BatchOrder, start: int):
+        self.first = first
+        self.second = second
+        self.start = start
+        self.batch_size = first.batch_size + second.batch_size
+
+    def __next__(self) -> list[int]:
+        return next(self.first) + [self.start + index for index in next(self.second)]
+
+    def state_dict(self) -> dict:
+        return dict(first=self.first.state_dict(), second=self.second.state_dict())
+
+    def load_state_dict(self, state: dict) -> None:
+        """ValueError if the state is of other orders."""
+        if state.keys() != {"first", "second"}:
+            raise ValueError("the order of batches can't be resumed: it was of one set, is of two")
+        self.first.load_state_dict(state["first"])
+        self.second.load_state_dict(state["second"])
 
 
 # -------------------------------------------------------------------------------- demonstration

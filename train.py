@@ -81,6 +81,8 @@ class Config:
     clips: int = 4000               # sentences that the talker learns from
     autoencoder_clips: int = 1000   # the first of them, which the autoencoders learn from
     autoencoders: str = "small"     # or paper: WhisperX-VAE and LIA-X (paper/autoencoders.py)
+    speech: str = ""                # a list of .wav files, each with its text beside it in a .json,
+    #                                 {"text": ...}: speech without video
     whisper: str = ""               # with paper: the file of Whisper's weights; else random ones
     frozen: str = ""                # with paper: a folder with the released WhisperX-VAE and LIA-X,
     #                                 which are then not trained
@@ -135,7 +137,8 @@ class Config:
     regression_weight: float = 1.0  # of the auxiliary loss, see model.Talker
     jitter: int = 0                 # 0 to this many frames are cropped at the start, at random:
     #                                 patches then start at any frame, where clips are few
-    speech_only: float = 0.1        # share of samples that are treated as having no video
+    speech_only: float = 0.1        # share of clips that are treated as having no video
+    speech_share: float = 0.5       # of each batch, that comes from --speech
     short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
     talker_steps: int = 1400
     talker_batch: int = 32
@@ -261,6 +264,7 @@ class Stream:
     receptive_field(frozen): frames at either side that decoding a frame depends on.
     vary(config, condition, latents, draw in [0, 1)) -> the condition as one training step sees it.
     carry(frozen, condition, latents) -> the condition of the sample that follows upon this one.
+    pictures: whether it is read off pictures, which speech alone does not have.
     temperature(config) -> of sampling, see FlowHead.sample.
     """
 
@@ -271,6 +275,7 @@ class Stream:
     receptive_field: Callable = lambda frozen: 0
     vary: Callable | None = None
     carry: Callable = lambda frozen, condition, latents: condition
+    pictures: bool = True
     temperature: Callable = lambda c: c.temperature
 
 
@@ -359,7 +364,8 @@ MODALITIES = {
     "audio": Stream(
         modality=lambda c: Modality(c.audio_latent, c.voice_size),
         encode=encode_audio, condition=audio_condition, decode=decode_audio,
-        receptive_field=lambda frozen: frozen.audio.decoder.reach, vary=statistics_of_a_half),
+        receptive_field=lambda frozen: frozen.audio.decoder.reach, vary=statistics_of_a_half,
+        pictures=False),
     "motion": Stream(
         modality=lambda c: Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay),
         encode=encode_motion, condition=first_pose, decode=decode_motion, carry=last_pose,
@@ -489,8 +495,7 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     published, or the synthetic corpus."""
     if config.data and (Path(config.data) / "metadata").is_dir():
         from paper.published import PublishedData
-        encode = None if config.tokens == "qwen" else config.alphabet.encode
-        return PublishedData(config.data, split, config.sample_rate, encode)
+        return PublishedData(config.data, split, config.sample_rate, text_check(config))
     if config.data:
         return data.ClipFolder(
             config.data, split, config.size, config.sample_rate, parse_crop(config.crop),
@@ -603,6 +608,8 @@ def latent_item(frozen: Frozen, clip: data.Clip):
             return data.BrokenClip(clip.name, f"its text and its sound do not match: {error}")
         item["spoken"] = spoken[:, None]                                      # (T, 1)
     for name, stream in MODALITIES.items():
+        if clip.speech_alone and stream.pictures:
+            continue
         latents = stream.encode(frozen, clip)
         item[name] = latents.numpy()
         item[f"{name}_condition"] = stream.condition(frozen, clip, latents).numpy()
@@ -623,7 +630,24 @@ def encode_latents(config: Config, source) -> None:
     data.LatentSet.write(out / "latents", (x for _, x in kept(found, n, "latents", [])))
 
 
+def encode_speech(config: Config) -> None:
+    """The sounds of --speech -> speech/, a LatentSet without what needs pictures."""
+    out = Path(config.out_dir)
+    if not config.speech or (out / "speech" / "meta.json").exists():
+        return
+    from paper.published import SpeechList
+    source = SpeechList(config.speech, config.sample_rate, text_check(config))
+    found = parallel(functools.partial(encode_clip, out), source, len(source), cores(), "speech")
+    items = kept(found, len(source), "speech", [])
+    data.LatentSet.write(out / "speech", (x for _, x in items))
+
+
 # --------------------------------------------------------------------------------------- talker
+def text_check(config: Config) -> Callable | None:
+    """What raises ValueError for a text that can't be said. Qwen's tokens write any text."""
+    return None if config.tokens == "qwen" else config.alphabet.encode
+
+
 def text_reader(config: Config) -> Callable:
     """What turns a text into ids: phones or characters, or Qwen3's tokens."""
     if config.tokens != "qwen":
@@ -631,6 +655,17 @@ def text_reader(config: Config) -> Callable:
     from paper.qwen import find_tokenizer, qwen_ids
     folder = find_tokenizer(config.start) or "Qwen/Qwen3-0.6B"
     return functools.partial(qwen_ids, folder=folder)
+
+
+def without_video(item: dict, modalities: dict[str, Modality]) -> dict:
+    """An item of speech alone, with zeros for the streams that it lacks."""
+    length = min(len(value) for value in item.values() if value.ndim == 2)
+    zeros = {}
+    for name, m in modalities.items():
+        if name not in item:
+            zeros[name] = torch.zeros(length, m.latent)
+            zeros[f"{name}_condition"] = torch.zeros(m.condition)
+    return item | zeros
 
 
 def vary(item: dict, half: float, cut: float, config: Config) -> dict:
@@ -651,9 +686,11 @@ def vary(item: dict, half: float, cut: float, config: Config) -> dict:
 def train_talker(config: Config, device, dtype) -> None:
     out = Path(config.out_dir)
     clips = data.LatentSet(out / "latents", text_reader(config))
+    speech = data.LatentSet(out / "speech", text_reader(config)) if config.speech else None
+    texts = clips.texts + (speech.texts if speech else [])
     if rank() == 0 and config.tokens != "qwen":
         # So that sampling can tell of words that training never had.
-        write_json(out / "seen.json", Seen.collect(clips.texts, config.tokens).content())
+        write_json(out / "seen.json", Seen.collect(texts, config.tokens).content())
     talker = build("talker", config)
     if config.start and not (out / "talker.pt").exists():
         from paper.weights import start_from
@@ -664,11 +701,17 @@ def train_talker(config: Config, device, dtype) -> None:
     if config.recompute:
         recompute_blocks(talker.backbone)
 
+    def item_of(index: int) -> dict:
+        # Speech without video has numbers after those of the clips.
+        if index < len(clips):
+            return clips[index]
+        return without_video(speech[index - len(clips)], talker.modalities)
+
     def make_batch(indices, generator) -> dict:
         draws = torch.rand(len(indices), 3, generator=generator)
-        items = [vary(clips[i], *draw, config) for i, draw in zip(indices, draws[:, :2].tolist())]
-        # Some samples are treated as having no video, so that the model also learns plain speech.
-        with_video = draws[:, 2] >= config.speech_only
+        items = [vary(item_of(i), *draw, config) for i, draw in zip(indices, draws[:, :2].tolist())]
+        # Some clips are treated as having no video, so that the model also learns plain speech.
+        with_video = (draws[:, 2] >= config.speech_only) & (torch.tensor(indices) < len(clips))
         return data.collate(items, config.patch) | dict(with_video=with_video)
 
     def compute_loss(batch, generator):
@@ -681,8 +724,12 @@ def train_talker(config: Config, device, dtype) -> None:
             present={name: batch["with_video"] for name in MODALITIES if name != talker.leader},
             generator=generator, spoken=batch["spoken"][..., 0] if config.aligned else None)
 
-    order = data.BatchOrder(clips.frames, config.talker_batch, config.seed,
+    of_speech = round(config.speech_share * config.talker_batch) if speech else 0
+    order = data.BatchOrder(clips.frames, config.talker_batch - of_speech, config.seed,
                             int(config.short_first * config.talker_steps))
+    if speech:
+        following = data.BatchOrder(speech.frames, of_speech, config.seed)
+        order = data.MixedOrder(order, following, len(clips))
     train_model("talker", talker, make_batch, compute_loss, order, config.talker_steps, config,
                 device, dtype)
     if rank() == 0:
@@ -730,6 +777,7 @@ def train_frozen_parts(config: Config, source) -> None:
         run_stages(tuple(missing), config)
     if rank() == 0:
         encode_latents(config, source)
+        encode_speech(config)
     barrier()
 
 

@@ -156,13 +156,19 @@ def check_settings(config) -> None:
             raise ValueError(f"--{field.name} must be at most {highest}, not {value}")
 
     # Shares. A head that never sees a stream, or never draws a timestep, would learn nothing.
-    for name in ("drop_hidden", "drop_history", "short_first"):
+    for name in ("drop_hidden", "drop_history", "short_first", "speech_share"):
         value = getattr(config, name)
         if value > 1:
             raise ValueError(f"--{name} must be between 0 and 1, not {value}")
     if config.speech_only >= 1 or not config.flow_repeats:
         raise ValueError("--speech_only must be below 1 and --flow_repeats above 0, or a head "
                          "would learn nothing")
+
+    of_speech = round(config.speech_share * config.talker_batch)
+    if config.speech and not 0 < of_speech < config.talker_batch:
+        raise ValueError(f"--speech needs a --speech_share of which some of the --talker_batch "
+                         f"({config.talker_batch}) come, and not all; {config.speech_share} are "
+                         f"{of_speech}")
 
     # Divisibility. Rotary positions turn pairs of channels, so every attention head has
     # an even number of channels.
@@ -338,12 +344,14 @@ def copy_frozen(config) -> None:
     run = Path(config.from_run)
     out = Path(config.out_dir)
     files = [f"{stage}.pt" for stage in missing_stages(config)]
-    if not (out / "latents" / "meta.json").exists():
+    for folder in ("latents", "speech") if config.speech else ("latents",):
+        if (out / folder / "meta.json").exists():
+            continue
         # meta.json is the last one: without it latents count as unfinished.
-        names = {path.name for path in (run / "latents").iterdir()} - {"meta.json"}
-        files += [f"latents/{name}" for name in sorted(names)]
-        files.append("latents/meta.json")
-        (out / "latents").mkdir(parents=True, exist_ok=True)
+        names = {path.name for path in (run / folder).iterdir()} - {"meta.json"}
+        files += [f"{folder}/{name}" for name in sorted(names)]
+        files.append(f"{folder}/meta.json")
+        (out / folder).mkdir(parents=True, exist_ok=True)
 
     # Each file is renamed into place, so that a run that is killed here copies the rest later.
     for name in files:

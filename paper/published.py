@@ -5,12 +5,14 @@
 
 Shards are read where they are: an index says at which byte of which shard a file begins. A clip has
 its motion in LIA-X's latents, not standardized, and its sound; there are no pictures. So it needs
-the released autoencoders, `train.py --frozen=DIR` (docs/paper.md).
+the released autoencoders, `train.py --frozen=DIR` (docs/paper.md). Speech without video is a list
+of .wav files (SpeechList).
 
 Axis letters: T frames, K motion latents, n audio samples.
 """
 import csv
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -27,11 +29,6 @@ from paper.autoencoders import resample
 COLUMNS = ("motion_pt_path", "wav_path", "text")
 IN_A_FILE = -1                  # in place of the number of a shard
 MISSING = -2
-
-
-def is_published(root: Path | str) -> bool:
-    """Whether a folder has this layout."""
-    return any(Path(root).glob("metadata/*.csv"))
 
 
 def read_rows(root: Path) -> list[dict]:
@@ -72,6 +69,29 @@ def find_files(root: Path, names: list[str], shards: list[Path]) -> np.ndarray:
     return places
 
 
+def read_sound(name: str, content: bytes, sample_rate: int) -> np.ndarray:
+    """A file's bytes -> mono audio (n,) float32. BrokenClip with its name if they hold none."""
+    try:
+        wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise BrokenClip(name, f"it holds no sound ({error})") from None
+    mono = torch.from_numpy(wave.mean(1))[None]                               # (1, n)
+    return resample(mono, rate, sample_rate)[0].numpy()
+
+
+def checked_text(name: str, text: str, encode) -> str:
+    """A text that can be said. BrokenClip with the name of its clip if it can't. encode: see
+    PublishedData."""
+    try:
+        if not text.strip():
+            raise ValueError("it is empty")
+        if encode:
+            encode(text)
+    except ValueError as error:
+        raise BrokenClip(name, f"its text can't be used: {error}") from None
+    return text.strip()
+
+
 class PublishedData:
     """A source of clips, as data.ClipFolder is one.
 
@@ -106,15 +126,7 @@ class PublishedData:
     def text(self, index: int) -> str:
         """What is said in a clip. Raises BrokenClip if that is nothing."""
         row = self.rows[index]
-        text = row["text"].strip()
-        try:
-            if not text:
-                raise ValueError("it is empty")
-            if self.encode:
-                self.encode(text)
-        except ValueError as error:
-            raise BrokenClip(row["motion_pt_path"], f"its text can't be used: {error}") from None
-        return text
+        return checked_text(row["motion_pt_path"], row["text"], self.encode)
 
     def read(self, index: int, column: int) -> bytes:
         """The bytes of a clip's motion (column 0) or sound (1)."""
@@ -145,13 +157,7 @@ class PublishedData:
     def sound(self, index: int) -> np.ndarray:
         """Mono audio (n,) float32."""
         name = self.rows[index][COLUMNS[1]]
-        try:
-            wave, rate = soundfile.read(
-                io.BytesIO(self.read(index, 1)), dtype="float32", always_2d=True)
-        except soundfile.SoundFileError as error:
-            raise BrokenClip(name, f"it holds no sound ({error})") from None
-        mono = torch.from_numpy(wave.mean(1))[None]                           # (1, n)
-        return resample(mono, rate, self.sample_rate)[0].numpy()
+        return read_sound(name, self.read(index, 1), self.sample_rate)
 
     def __getitem__(self, index: int) -> Clip:
         """The clip, as long as its motion, of which at most 30 s are kept, from a place that its
@@ -173,3 +179,45 @@ class PublishedData:
         sound = fit_length(sound[start * self.sample_rate // FPS:], len(motion), self.sample_rate)
         pictures = np.zeros((len(motion), 0, 0, 3), np.uint8)
         return Clip(Path(name).stem, text, pictures, sound, motion=motion)
+
+
+class SpeechList:
+    """Speech without video, as a source of clips: a text file with the path of a .wav on each line,
+    relative to its folder; beside each .wav a .json of the same name, {"text": ...}.
+
+    The arguments are those of PublishedData. At most the first 30 s of a file are kept. What is
+    missing or broken raises BrokenClip.
+    """
+    size = 0
+
+    def __init__(self, path: Path | str, sample_rate=24000, encode=None):
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"{path}: there is no such list of .wav files")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        self.paths = [path.parent / line.strip() for line in lines if line.strip()]
+        if not self.paths:
+            raise ValueError(f"{path} names no .wav file")
+        self.sample_rate = sample_rate
+        self.encode = encode
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Clip:
+        path = self.paths[index]
+        about = path.with_suffix(".json")
+        for needed in (path, about):
+            if not needed.is_file():
+                raise BrokenClip(needed, "it is not there")
+        try:
+            text = json.loads(about.read_text(encoding="utf-8"))["text"]
+        except (ValueError, KeyError, TypeError):
+            raise BrokenClip(about, 'it is not {"text": ...}') from None
+        text = checked_text(str(path), str(text), self.encode)
+        sound = read_sound(str(path), path.read_bytes(), self.sample_rate)
+        frames = min(LONGEST, len(sound) * FPS // self.sample_rate)
+        if frames < SHORTEST:
+            raise BrokenClip(path, f"too short: {len(sound) / self.sample_rate:.2f} s")
+        sound = fit_length(sound, frames, self.sample_rate)
+        return Clip(path.stem, text, np.zeros((frames, 0, 0, 3), np.uint8), sound)

@@ -403,6 +403,43 @@ def test_a_run_on_published_data(tmp_path):
     assert Path(tmp_path / "run" / "talker.pt").exists()
 
 
+def test_speech_without_video(tmp_path):
+    """A list of .wav files has its share of every batch, and teaches the audio alone. What is
+    wrong with a file is named."""
+    names = []
+    for i in range(6):
+        (tmp_path / f"{i}.wav").write_bytes(bytes_of_sound(1 + 0.1 * i))
+        (tmp_path / f"{i}.json").write_text(json.dumps({"text": f"red at {i}"}))
+        names.append(f"{i}.wav")
+    (tmp_path / "5.json").unlink()
+    (tmp_path / "4.json").write_text("[]")
+    (tmp_path / "list.txt").write_text("\n".join([*names, "nowhere.wav"]) + "\n")
+    run = tmp_path / "run"
+    words = ["--config", "tiny", "--clips=8", "--autoencoder_clips=4", "--speech_only=0",
+             f"--speech={tmp_path / 'list.txt'}", f"--out_dir={run}"]
+    said = command("train.py", *words)
+    for name, reason in (("5.json", "it is not there"), ("4.json", 'it is not {"text": ...}'),
+                         ("nowhere.wav", "it is not there")):
+        assert f"{tmp_path / name}: {reason}" in said
+    speech = data.LatentSet(run / "speech")
+    assert speech.texts == [f"red at {i}" for i in range(4)]
+    assert "motion" not in speech.arrays and "red" in (run / "seen.json").read_text()
+    assert "motion" in (run / "log.jsonl").read_text()
+
+    # Half of a batch of four; with nothing but that, the head of the motion has nothing to learn.
+    clips = data.BatchOrder([30] * 8, 2)
+    order = data.MixedOrder(clips, data.BatchOrder([30] * 4, 2), 8)
+    state = order.state_dict()
+    batches = [next(order) for _ in range(7)]
+    assert all(max(b[:2]) < 8 <= min(b[2:]) and len(b) == 4 for b in batches)
+    order.load_state_dict(state)
+    assert [next(order) for _ in range(7)] == batches
+    with pytest.raises(ValueError, match="it was of two sets"):
+        clips.load_state_dict(order.state_dict())
+    with pytest.raises(ValueError, match="not all; 1.0 are 4"):
+        train.parse_config([*words, "--speech_share=1"])
+
+
 MINIATURE = Path(__file__).resolve().parent.parent.parent / "shared" / "t2av_data"
 
 
