@@ -597,6 +597,7 @@ class BatchOrder:
                              f"got {len(lengths)}, {batch_size}")
         self.lengths = np.asarray(lengths)
         self.batch_size = batch_size
+        self.sizes = (batch_size,)                      # of the parts of a batch, see MixedOrder
         self.seed = seed
         self.short_first = short_first
         self.shortest = np.argsort(self.lengths, kind="stable")
@@ -670,7 +671,7 @@ class MixedOrder:
         self.first = first
         self.second = second
         self.start = start
-        self.batch_size = first.batch_size + second.batch_size
+        self.sizes = first.sizes + second.sizes
 
     def __next__(self) -> list[int]:
         return next(self.first) + [self.start + index for index in next(self.second)]

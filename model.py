@@ -597,8 +597,11 @@ class Talker(nn.Module):
         total = sum(m.weight * losses[name] for name, m in self.modalities.items())
 
         # Stop: binary cross-entropy. A sample has a single 1, so its weight grows with the zeros.
+        # A clip that was cut at 30 s fills them: whole patches alone are kept of it, one less than
+        # in the release.
         labels, zeros = stop_labels(
-            torch.zeros_like(positions), positions, hidden.shape[1], self.patch)
+            torch.zeros_like(positions), positions, hidden.shape[1], self.patch,
+            max_seconds=30 - self.patch / FPS)
         counts = labels != IGNORE                                             # (B, N)
         stop = F.binary_cross_entropy_with_logits(
             self.stop(hidden).float(), labels.clamp(min=0).float(), reduction="none",

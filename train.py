@@ -80,9 +80,9 @@ class Config:
     sample_rate: int = 16000
     clips: int = 4000               # sentences that the talker learns from
     autoencoder_clips: int = 1000   # the first of them, which the autoencoders learn from
-    autoencoders: str = "small"     # or paper: WhisperX-VAE and LIA-X (paper/autoencoders.py)
     speech: str = ""                # a list of .wav files, each with its text beside it in a .json,
     #                                 {"text": ...}: speech without video
+    autoencoders: str = "small"     # or paper: WhisperX-VAE and LIA-X (paper/autoencoders.py)
     whisper: str = ""               # with paper: the file of Whisper's weights; else random ones
     frozen: str = ""                # with paper: a folder with the released WhisperX-VAE and LIA-X,
     #                                 which are then not trained
@@ -137,8 +137,8 @@ class Config:
     regression_weight: float = 1.0  # of the auxiliary loss, see model.Talker
     jitter: int = 0                 # 0 to this many frames are cropped at the start, at random:
     #                                 patches then start at any frame, where clips are few
-    speech_only: float = 0.1        # share of clips that are treated as having no video
-    speech_share: float = 0.5       # of each batch, that comes from --speech
+    speech_only: float = 0.1        # share of samples that are treated as having no video
+    speech_share: float = 0.5       # with --speech, in its place: of each batch, what comes from it
     short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
     talker_steps: int = 1400
     talker_batch: int = 32
@@ -334,8 +334,8 @@ def poses_of(frozen: Frozen, clip: data.Clip, frames: slice) -> torch.Tensor:
     if clip.motion is None:
         return poses(frozen, clip.video[frames])
     if clip.motion.shape[1] != frozen.config.motion_size:
-        raise ValueError(f"{clip.name}: its motion has {clip.motion.shape[1]} numbers a frame, and "
-                         f"the motion autoencoder has {frozen.config.motion_size}")
+        raise data.BrokenClip(clip.name, f"its motion has {clip.motion.shape[1]} numbers a frame, "
+                              f"and the motion autoencoder {frozen.config.motion_size}")
     return frozen.motion.standardize(torch.from_numpy(clip.motion[frames]).to(frozen.device))
 
 
@@ -494,8 +494,9 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     """The source of clips: a folder of real ones, one in the layout that the paper's authors
     published, or the synthetic corpus."""
     if config.data and (Path(config.data) / "metadata").is_dir():
-        from paper.published import PublishedData
-        return PublishedData(config.data, split, config.sample_rate, text_check(config))
+        from paper.published import PublishedData, is_published
+        if is_published(config.data):
+            return PublishedData(config.data, split, config.sample_rate, text_check(config))
     if config.data:
         return data.ClipFolder(
             config.data, split, config.size, config.sample_rate, parse_crop(config.crop),
@@ -591,7 +592,12 @@ def encode_clip(out: Path, source, index: int):
     # The store has pictures and sound, so a clip without pictures is read again.
     stored = index in store.places and source.size
     clip = store[store.places[index]] if stored else data.make_clip(source, index)
-    return clip if isinstance(clip, data.BrokenClip) else latent_item(frozen, clip)
+    if isinstance(clip, data.BrokenClip):
+        return clip
+    try:
+        return latent_item(frozen, clip)
+    except data.BrokenClip as error:
+        return error
 
 
 @torch.inference_mode()
@@ -658,7 +664,8 @@ def text_reader(config: Config) -> Callable:
 
 
 def without_video(item: dict, modalities: dict[str, Modality]) -> dict:
-    """An item of speech alone, with zeros for the streams that it lacks."""
+    """An item of speech alone, with zeros for the streams that it lacks, name -> (T, d) and
+    name_condition -> (G,)."""
     length = min(len(value) for value in item.values() if value.ndim == 2)
     zeros = {}
     for name, m in modalities.items():
@@ -699,6 +706,8 @@ def train_talker(config: Config, device, dtype) -> None:
     talker.longest_seen.fill_(int(clips.frames.max()) // config.patch)
     kernels.install(talker)                       # the same function up to rounding, faster
     if config.recompute:
+        if not hasattr(talker, "backbone"):
+            raise ValueError(f"--recompute is about a backbone, and {config.talker} has none")
         recompute_blocks(talker.backbone)
 
     def item_of(index: int) -> dict:
@@ -710,8 +719,11 @@ def train_talker(config: Config, device, dtype) -> None:
     def make_batch(indices, generator) -> dict:
         draws = torch.rand(len(indices), 3, generator=generator)
         items = [vary(item_of(i), *draw, config) for i, draw in zip(indices, draws[:, :2].tolist())]
-        # Some clips are treated as having no video, so that the model also learns plain speech.
-        with_video = (draws[:, 2] >= config.speech_only) & (torch.tensor(indices) < len(clips))
+        # Without speech of its own, some clips are treated as having no video, so that the model
+        # also learns plain speech.
+        with_video = draws[:, 2] >= config.speech_only
+        if speech:
+            with_video = torch.tensor(indices) < len(clips)
         return data.collate(items, config.patch) | dict(with_video=with_video)
 
     def compute_loss(batch, generator):
@@ -797,6 +809,15 @@ def main() -> None:
     if not source.size and not config.frozen:
         raise ValueError(f"{config.data} has motion in the latents of the released LIA-X and no "
                          "pictures: give --frozen, the folder of the released files")
+    if not source.size and config.crop:
+        raise ValueError(f"{config.data} has no pictures: leave --crop out")
+    # What is given besides is looked at before anything is written.
+    if config.speech:
+        from paper.published import SpeechList
+        SpeechList(config.speech)
+    if config.frozen:
+        from paper.frozen import check_parts
+        check_parts(config)
     if config.data and config.crop.count(",") == 2:
         # The crop belongs to pictures of this size, also where other files are sampled with.
         config.crop += f",{picture_size(first_with_pictures(source.paths))}"

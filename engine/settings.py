@@ -304,6 +304,10 @@ def check_frozen(config, modalities: dict) -> None:
     run = Path(config.from_run)
     out = Path(config.out_dir)
     latents = out / "latents" / "meta.json"
+    if config.from_run and config.speech:
+        if not any((folder / "speech" / "meta.json").exists() for folder in (run, out)):
+            raise ValueError(f"{run} holds no finished latents of its --speech (no "
+                             f"speech/meta.json); `python train.py --out_dir {run} ...` makes them")
     if config.from_run:
         for stage in missing_stages(config):
             if not finished(run, stage):

@@ -60,9 +60,10 @@ class TrainingRun:
         # Pieces: a multiple of the number of processes, so that all of them have equally many.
         self.pieces = math.lcm(config.accumulate, world())
         self.my_pieces = range(rank(), self.pieces, world())
-        if order.batch_size % self.pieces:
+        if any(size % self.pieces for size in order.sizes):
+            sizes = " + ".join(map(str, order.sizes))
             raise ValueError(
-                f"--{stage}_batch ({order.batch_size}) can't be cut into {self.pieces} equal "
+                f"--{stage}_batch ({sizes}) can't be cut into {self.pieces} equal "
                 f"pieces (--accumulate={config.accumulate}, {world()} processes)")
 
         # Weights, then what wraps them in several processes, then the optimizers on top.

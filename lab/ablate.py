@@ -124,9 +124,10 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
 
 def digest_of(run: Path) -> str:
     """What tells the frozen parts of one run from those of another."""
-    sums = [round(float(x.double().sum()), 6) for stage in settings.FROZEN_STAGES
-            for x in train.load_checkpoint(run, stage)["model"].values()]
-    return data.stable_hash(sums)
+    states = [train.load_checkpoint(run, stage) for stage in settings.FROZEN_STAGES]
+    sums = [round(float(x.double().sum()), 6) for state in states for x in state["model"].values()]
+    released = [state["released"]["files"] for state in states if "released" in state]
+    return data.stable_hash(sums + released)
 
 
 def load_references(base: Path) -> dict[int, dict]:

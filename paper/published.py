@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from data import LONGEST, SHORTEST, Clip, check_split, split_paths, stable_hash
-from engine.media import BrokenClip, fit_length
+from engine.media import SILENCE, BrokenClip, fit_length
 from model import FPS
 from paper.autoencoders import resample
 
@@ -31,25 +31,50 @@ IN_A_FILE = -1                  # in place of the number of a shard
 MISSING = -2
 
 
+def is_published(root: Path | str) -> bool:
+    """Whether a folder has this layout: a CSV file in metadata/ with one of the columns."""
+    for path in sorted(Path(root).glob("metadata/*.csv")):
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            if any(name in file.readline() for name in COLUMNS[:2]):
+                return True
+    return False
+
+
 def read_rows(root: Path) -> list[dict]:
-    """The lines of all CSV files. ValueError for one without a column that is needed."""
-    rows = []
+    """The lines of all CSV files, with paths in one spelling. ValueError for one without a column
+    that is needed, or that can't be read. Lines that name the same motion as an earlier one, or
+    none, are left out, with a line that counts them."""
+    rows = {}
+    dropped = 0
     for path in sorted(root.glob("metadata/*.csv")):
         with open(path, newline="", encoding="utf-8-sig") as file:
-            lines = csv.DictReader(file)
-            missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
-            if missing:
-                raise ValueError(f"{path} has no column {', '.join(missing)}; its columns are "
-                                 f"{', '.join(lines.fieldnames or ['none'])}")
-            rows += [{name: line[name] or "" for name in COLUMNS} for line in lines]
+            lines = csv.DictReader(file, strict=True)
+            try:
+                missing = [name for name in COLUMNS if name not in (lines.fieldnames or ())]
+                if missing:
+                    raise ValueError(f"{path} has no column {', '.join(missing)}; its columns are "
+                                     f"{', '.join(lines.fieldnames or ['none'])}")
+                for line in lines:
+                    row = {name: line[name] or "" for name in COLUMNS}
+                    for name in COLUMNS[:2]:
+                        row[name] = Path(row[name]).as_posix() if row[name] else ""
+                    if row["motion_pt_path"] in ("", *rows):
+                        dropped += 1
+                        continue
+                    rows[row["motion_pt_path"]] = row
+            except (csv.Error, UnicodeDecodeError) as error:
+                raise ValueError(f"{path}, line {lines.line_num + 1}: {error}") from None
     if not rows:
         raise ValueError(f"{root}/metadata: there is no clip in these files")
-    return rows
+    if dropped:
+        print(f"{root}/metadata: {dropped} lines name no motion, or one that is named before, and "
+              "are left out")
+    return list(rows.values())
 
 
 def find_files(root: Path, names: list[str], shards: list[Path]) -> np.ndarray:
     """Where each file is: (names, 3) int64, shard, offset and size. ValueError for a shard that is
-    no tar file."""
+    no tar file, or only part of one."""
     places = np.full((len(names), 3), MISSING)
     wanted = {}
     for number, name in enumerate(names):
@@ -58,10 +83,18 @@ def find_files(root: Path, names: list[str], shards: list[Path]) -> np.ndarray:
         try:
             with tarfile.open(path, "r:") as shard:
                 for member in shard:
-                    for place in wanted.get(member.name.removeprefix("./"), ()):
-                        places[place] = number, member.offset_data, member.size
+                    name = member.name.removeprefix("./")
+                    if member.isreg():
+                        for place in wanted.get(name, ()):
+                            places[place] = number, member.offset_data, member.size
+                end = shard.offset
         except tarfile.TarError as error:
             raise ValueError(f"{path} is no tar file, or only part of one ({error})") from None
+        # A tar ends with blocks of zeros. Where it was cut off, Python just stops reading.
+        with open(path, "rb") as file:
+            file.seek(end)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                raise ValueError(f"{path} is no tar file, or only part of one (it has no end)")
     for name, numbers in wanted.items():
         inside = name and not Path(name).is_absolute() and ".." not in Path(name).parts
         if inside and places[numbers[0], 0] == MISSING and (root / name).is_file():
@@ -70,26 +103,39 @@ def find_files(root: Path, names: list[str], shards: list[Path]) -> np.ndarray:
 
 
 def read_sound(name: str, content: bytes, sample_rate: int) -> np.ndarray:
-    """A file's bytes -> mono audio (n,) float32. BrokenClip with its name if they hold none."""
+    """A file's bytes -> mono audio (n,) float32 in [-1, 1], of at most 60 s. BrokenClip with its
+    name if they hold none, or nothing to hear."""
     try:
-        wave, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate = file.samplerate
+            wave = file.read(60 * rate, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
         raise BrokenClip(name, f"it holds no sound ({error})") from None
     mono = torch.from_numpy(wave.mean(1))[None]                               # (1, n)
-    return resample(mono, rate, sample_rate)[0].numpy()
+    if not torch.isfinite(mono).all():
+        raise BrokenClip(name, "its sound holds values that are not finite numbers")
+    if not mono.numel() or mono.abs().max() < SILENCE:
+        raise BrokenClip(name, "its sound is silent")
+    if rate != sample_rate:
+        mono = resample(mono, rate, sample_rate)
+    return (mono[0] / mono.abs().max().clamp(min=1)).numpy()
 
 
-def checked_text(name: str, text: str, encode) -> str:
-    """A text that can be said. BrokenClip with the name of its clip if it can't. encode: see
-    PublishedData."""
+def checked_text(name: str, text: str, seconds: float, encode) -> str:
+    """A text that can be said in so many seconds. BrokenClip with the name of its clip if it can't.
+    encode: see PublishedData."""
+    text = text.strip()
     try:
-        if not text.strip():
+        if not text:
             raise ValueError("it is empty")
+        # Nobody speaks 50 characters per second: such a text belongs to another clip.
+        if len(text) > 50 * seconds:
+            raise ValueError(f"it has {len(text)} characters for {seconds:.1f} s")
         if encode:
             encode(text)
     except ValueError as error:
         raise BrokenClip(name, f"its text can't be used: {error}") from None
-    return text.strip()
+    return text
 
 
 class PublishedData:
@@ -110,23 +156,17 @@ class PublishedData:
         self.root = Path(root)
         self.sample_rate = sample_rate
         self.encode = encode
-        rows = read_rows(self.root)
-        # Two lines with one name would be in two splits by chance: the first one counts.
-        by_path = {Path(row["motion_pt_path"]): row for row in reversed(rows)}
+        by_path = {Path(row["motion_pt_path"]): row for row in read_rows(self.root)}
         self.rows = [by_path[path] for path in split_paths(list(by_path), split)]
         self.shards = sorted(self.root.glob("shards/*.tar"))
         names = [row[column] for row in self.rows for column in COLUMNS[:2]]
         self.places = find_files(self.root, names, self.shards).reshape(-1, 2, 3)
         texts = [[row[name] for name in COLUMNS] for row in self.rows]
-        self.key = stable_hash(["published", texts, self.places.tolist(), sample_rate])
+        # Of the places only the sizes: shards may be extracted later.
+        self.key = stable_hash(["published", texts, self.places[..., 2].tolist(), sample_rate])
 
     def __len__(self) -> int:
         return len(self.rows)
-
-    def text(self, index: int) -> str:
-        """What is said in a clip. Raises BrokenClip if that is nothing."""
-        row = self.rows[index]
-        return checked_text(row["motion_pt_path"], row["text"], self.encode)
 
     def read(self, index: int, column: int) -> bytes:
         """The bytes of a clip's motion (column 0) or sound (1)."""
@@ -135,9 +175,12 @@ class PublishedData:
         if shard == MISSING:
             raise BrokenClip(name, "it is neither in the folder nor in one of its shards")
         path = self.root / name if shard == IN_A_FILE else self.shards[shard]
-        with open(path, "rb") as file:
-            file.seek(offset)
-            return file.read(size)
+        try:
+            with open(path, "rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except OSError as error:
+            raise BrokenClip(name, f"{path} can't be read: {error.strerror}") from None
 
     def motion(self, index: int) -> np.ndarray:
         """Motion latents (T, K) float32, not standardized."""
@@ -163,8 +206,8 @@ class PublishedData:
         """The clip, as long as its motion, of which at most 30 s are kept, from a place that its
         name decides."""
         name = self.rows[index][COLUMNS[0]]
-        text = self.text(index)
         motion = self.motion(index)
+        text = checked_text(name, self.rows[index]["text"], len(motion) / FPS, self.encode)
         sound = self.sound(index)
         if len(motion) < SHORTEST:
             raise BrokenClip(name, f"too short: {len(motion) / FPS:.2f} s; a clip has "
@@ -185,8 +228,8 @@ class SpeechList:
     """Speech without video, as a source of clips: a text file with the path of a .wav on each line,
     relative to its folder; beside each .wav a .json of the same name, {"text": ...}.
 
-    The arguments are those of PublishedData. At most the first 30 s of a file are kept. What is
-    missing or broken raises BrokenClip.
+    path: of the list. sample_rate, encode: as for PublishedData. At most the first 30 s of a file
+    are kept. What is missing or broken raises BrokenClip. ValueError for a list that names no file.
     """
     size = 0
 
@@ -212,10 +255,15 @@ class SpeechList:
                 raise BrokenClip(needed, "it is not there")
         try:
             text = json.loads(about.read_text(encoding="utf-8"))["text"]
+            content = path.read_bytes()
         except (ValueError, KeyError, TypeError):
-            raise BrokenClip(about, 'it is not {"text": ...}') from None
-        text = checked_text(str(path), str(text), self.encode)
-        sound = read_sound(str(path), path.read_bytes(), self.sample_rate)
+            text = None
+        except OSError as error:
+            raise BrokenClip(path, f"it can't be read: {error.strerror}") from None
+        if not isinstance(text, str):
+            raise BrokenClip(about, 'it is not {"text": ...}')
+        sound = read_sound(str(path), content, self.sample_rate)
+        text = checked_text(str(path), text, len(sound) / self.sample_rate, self.encode)
         frames = min(LONGEST, len(sound) * FPS // self.sample_rate)
         if frames < SHORTEST:
             raise BrokenClip(path, f"too short: {len(sound) / self.sample_rate:.2f} s")

@@ -254,7 +254,7 @@ def test_a_run_on_released_autoencoders(tmp_path):
              "--autoencoder_clips=4", "--sample_rate=24000", "--audio_latent=6",
              "--alignment_weight=0", "--talker_steps=2", f"--out_dir={run}"]
     with pytest.raises(ValueError, match="needs --motion_size=5$"):
-        frozen.adopt_parts(train.parse_config([*words, "--motion_size=6"]))
+        frozen.check_parts(train.parse_config([*words, "--motion_size=6"]))
     assert "Finished" in command("train.py", *words, "--motion_size=5")
     assert (run / "audio.pt").stat().st_size < 10000
     stages = {json.loads(line)["stage"] for line in (run / "log.jsonl").read_text().splitlines()}
@@ -267,10 +267,17 @@ def test_a_run_on_released_autoencoders(tmp_path):
     with torch.inference_mode():
         assert error(latents, theirs.encode(torch.from_numpy(clip.audio)[None])[0]) < 1e-3
 
-    # A file changes; then it is gone.
-    (released / "lia-x.pt").write_bytes(b"other")
-    with pytest.raises(ValueError, match="lia-x.pt is not the file that this run was made with"):
+    # A file changes, though not in size; then there are two of it, then none.
+    mean = np.load(released / "motion_mean.npy")
+    np.save(released / "motion_mean.npy", mean + 1)
+    with pytest.raises(ValueError, match="motion_mean.npy is not the file that this run was made"):
         train.load_model(run, "motion")
+    np.save(released / "motion_mean.npy", mean)
+    assert train.load_model(run, "motion") is not None
+    (released / "more").mkdir()
+    np.save(released / "more" / "motion_mean.npy", mean)
+    with pytest.raises(ValueError, match="more than one motion_mean.npy"):
+        frozen.files_of("motion", released)
     (released / "lia-x.pt").unlink()
     with pytest.raises(FileNotFoundError, match="lia-x.pt is not there"):
         train.load_model(run, "motion")
@@ -344,6 +351,19 @@ def test_published_clips_are_read_where_they_are(tmp_path, in_shards):
     write_published(more, {"a": (bytes_of_motion(long), bytes_of_sound(32), "bin")}, in_shards)
     clip = PublishedData(more, "all")[0]
     assert clip.motion.shape == (750, 5) and len(clip.audio) == 750 * 960
+    # The window is the same in both, and what was cut off has no end.
+    start = round(clip.motion[0, 0] * 2048) // 5
+    noise = np.random.default_rng(0).standard_normal(32 * 24000)
+    assert np.abs(clip.audio[:99] - 0.1 * noise[start * 960:][:99]).max() < 1e-3
+    config = train.parse_config(["--config", "tiny", "--alignment_weight=0"])
+    talker = train.build("talker", config)
+    # A stop predictor that never says stop is right about such a clip, and wrong about others.
+    torch.nn.init.zeros_(talker.stop.project.weight)
+    torch.nn.init.ones_(talker.stop.project.bias)
+    torch.nn.init.constant_(talker.stop.out.weight, -1)
+    for patches, right in ((750 // 4, True), (180, False)):
+        batch = random_batch(config, batch=1, patches=patches) | dict(spoken=None)
+        assert (talker(**batch)[1]["stop"] < 1e-6) == right
 
 
 def test_what_is_wrong_with_published_data(tmp_path):
@@ -352,6 +372,8 @@ def test_what_is_wrong_with_published_data(tmp_path):
     wrong = {"no_motion": (None, good[1], "bin"), "no_sound": (good[0], None, "bin"),
              "no_text": (*good[:2], " "), "nan": (nan, *good[1:]),
              "junk": (b"junk", *good[1:]), "noise": (good[0], b"junk", "bin"),
+             "empty": (good[0], bytes_of_sound(0), "bin"),
+             "babble": (*good[:2], "bin " * 100),
              "flat": (bytes_of_motion(np.zeros(20)), *good[1:]),
              "short": (bytes_of_motion(np.zeros((5, 5))), *good[1:]),
              "cut": (bytes_of_motion(np.zeros((60, 5))), *good[1:])}
@@ -366,13 +388,24 @@ def test_what_is_wrong_with_published_data(tmp_path):
             no_motion="motion/no_motion.pt: it is neither", no_sound="audio/no_sound.wav: it is",
             no_text="its text can't be used: it is empty", nan="should be finite",
             junk="it holds no motion", noise="it holds no sound", flat="it is (20,)",
+            empty="its sound is silent", babble="it has 399 characters for 0.8 s",
             short="too short", cut="its sound ends 1.6 s before its motion").items():
         assert words in reasons[name]
 
-    (tmp_path / "shards" / "000.tar").write_bytes(b"not a tar file" * 100)
-    with pytest.raises(ValueError, match="000.tar is no tar file"):
+    whole = (tmp_path / "shards" / "000.tar").read_bytes()
+    with tarfile.open(tmp_path / "shards" / "000.tar") as shard:
+        second = shard.getmembers()[1].offset
+    # Cut off in the middle of a file, and between two of them.
+    for content in (whole[:3 * 512], whole[:second], b"not a tar file" * 100):
+        (tmp_path / "shards" / "000.tar").write_bytes(content)
+        with pytest.raises(ValueError, match="000.tar is no tar file, or only part of one"):
+            PublishedData(tmp_path)
+    (tmp_path / "shards" / "000.tar").write_bytes(whole)
+    table = tmp_path / "metadata" / "train.csv"
+    table.write_text(table.read_text() + 'motion/x.pt,audio/x.wav,"a"quote",1.0\n')
+    with pytest.raises(ValueError, match="train.csv, line 13: "):
         PublishedData(tmp_path)
-    (tmp_path / "metadata" / "train.csv").write_text("wav_path,words\n")
+    table.write_text("wav_path,words\n")
     with pytest.raises(ValueError, match="train.csv has no column motion_pt_path, text; its col"):
         PublishedData(tmp_path)
 
