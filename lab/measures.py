@@ -242,7 +242,7 @@ def frechet(rows: np.ndarray, truth: np.ndarray) -> float:
     one, other = np.cov(rows.T), np.cov(truth.T)
     # The trace of the root of a product is the sum of the roots of its eigenvalues.
     root = np.sqrt(np.linalg.eigvals(one @ other).real.clip(0)).sum()
-    return float(means + np.trace(one) + np.trace(other) - 2 * root)
+    return max(0.0, float(means + np.trace(one) + np.trace(other) - 2 * root))
 
 
 def patches_of(latents: list[np.ndarray], patch=4) -> np.ndarray:

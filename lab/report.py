@@ -195,6 +195,7 @@ def plot(results: list[dict], path: Path) -> None:
                     axis.plot([np.mean(values)], [place], "k|", markersize=12)
             axis.set_yticks(range(len(names[corpus])), names[corpus])
             axis.set_xlabel(f"{column}, corpus {corpus}")
+            axis.locator_params(axis="x", nbins=6)
             axis.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
