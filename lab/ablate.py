@@ -12,7 +12,7 @@ same command. A finished one is not repeated; with --again it is sampled and mea
 
     out/ablations/<corpus>/base                 the corpus in latents, test sentences, references
     out/ablations/<corpus>/<name>/sampling.json     guidance and temperature, chosen on dev
-    out/ablations/<corpus>/<name>/seed<n>       a talker, and its samples
+    out/ablations/<corpus>/<name>/seed<n>       a talker, and result.json
 
 Guidance and temperature are chosen once for each experiment, by the first of its runs to be
 trained: among those whose phone errors on dev are within a point of the least, the pair with the
@@ -122,6 +122,7 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     write_json(about, made_of)
 
 
+@functools.lru_cache
 def digest_of(run: Path) -> str:
     """What tells the frozen parts of one run from those of another."""
     states = [train.load_checkpoint(run, stage) for stage in settings.FROZEN_STAGES]
@@ -185,11 +186,10 @@ def draw(models: Models, truth: list[Sample], references: dict, seed: int, optio
          given="", batch=50) -> list[Sample]:
     """Generate the sentences of true clips, in latents. options: guidance, the audio's temperature,
     and Experiment.sampling. given: a stream that is the clips' own."""
-    heat = {name: stream.temperature(models.config) for name, stream in models.streams.items()}
-    heat[models.talker.leader] = options["temperature"]
-    heat["motion"] = options.get("motion_temperature", heat["motion"])
-    options = {name: x for name, x in options.items() if name != "motion_temperature"}
-    options["temperature"] = heat
+    # Of the temperatures that are not given, Models.sampling takes the run's own.
+    options = options | {"temperature": {models.talker.leader: options["temperature"],
+                                         "motion": options.get("motion_temperature")}}
+    options.pop("motion_temperature", None)
     jobs = [begin(true, references, seed + i, given, models.config.patch)
             for i, true in enumerate(truth)]
     # Sentences of similar lengths share a batch; where a stream is given, those of one length.
@@ -355,8 +355,10 @@ def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str
     own = {(x.name, seed): identity(x, a.corpus, seed, base, more)
            for x in experiments for seed in a.seeds}
 
+    results = read_results(a.results)
+
     def done(row: dict) -> bool:
-        return any(row.items() <= other.items() for other in read_results(a.results))
+        return any(row.items() <= other.items() for other in results)
 
     truth = identity(Experiment("truth", ""), a.corpus, 0, base, [])
     if not done(truth):
