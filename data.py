@@ -16,7 +16,6 @@ articulatory trajectory, so they share their cause, and the truth is known for e
 Axis letters: B batch, T frames, S side of the pictures, L text tokens, n audio samples, d width of
 a latent. `python data.py` prints the shapes.
 """
-import contextlib
 import hashlib
 import json
 import tempfile
@@ -33,6 +32,7 @@ from engine.folders import (VIDEOS, clip_name, find_videos, other_names, printab
                             why_unreadable)
 from engine.media import (BrokenClip, digest, fit_length, look, read_audio, read_video,
                           write_json)
+from engine.shards import open_shards, unpack, write_set
 from engine.transcripts import read_transcript
 from engine.workers import kept, parallel
 from english.sentences import KINDS
@@ -453,7 +453,7 @@ def cache_clips(source, n: int, folder: Path | str, workers=2, label="corpus") -
     clips = []
     numbers = []
     skipped = []
-    made = parallel(make_clip, source, n, workers, label)
+    made = parallel(make_clip, source, range(n), workers, label)
     with (named_if_full(folder), open(folder / "video.u8", "wb") as video,
           open(folder / "audio.i16", "wb") as audio):
         for number, clip in kept(made, n, label, skipped):
@@ -474,82 +474,61 @@ def cache_clips(source, n: int, folder: Path | str, workers=2, label="corpus") -
 
 # -------------------------------------------------------------------------------- encoded clips
 class LatentSet:
-    """Encoded clips in a folder, memory-mapped. Item i is a dict of tensors: text (L,) int64, and
-    float32 arrays by name.
+    """Encoded clips in a folder, memory-mapped from the shards that they are written in
+    (engine/shards.py). Item i is a dict of tensors: text (L,) int64, and float32 arrays by name.
 
     An array with two axes is a sequence, (T, d), with as many frames as the clip; one with a single
     axis is a vector per clip, (G,). train.py writes for each modality NAME a sequence of latents,
     and a vector NAME_condition that its flow-matching head is conditioned on. Any other names do.
 
-    Attributes: frames, (n,) lengths. texts: of the clips. sequences: names of the sequences.
-    arrays: name -> (frames of all, d), or (n, G).
+    Args:
+        folder: with a finished set; ValueError if there is none. encode: text -> ids.
+
+    Attributes: frames, (n,) lengths of the clips.
     """
 
     @staticmethod
     def write(folder: Path | str, items: Iterable[dict]) -> None:
         """Write a set, clip by clip as they come.
 
-        items: per clip a dict of name, text and arrays as above. ValueError for sequences that are
-        not of one length, for numbers that are not finite, or if there are no items."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        # meta.json is written last: without it the set counts as unfinished.
-        (folder / "meta.json").unlink(missing_ok=True)
-        texts = []
-        frames = []
-        widths = {}
-        sequences = []
-        files = {}
-        with named_if_full(folder), contextlib.ExitStack() as opened:
-            for item in items:
-                names = sorted(item.keys() - {"name", "text"})
-                arrays = {name: np.asarray(item[name], np.float32) for name in names}
-                lengths = {len(array) for array in arrays.values() if array.ndim == 2}
-                finite = all(np.isfinite(array).all() for array in arrays.values())
-                if len(lengths) != 1 or not finite:
-                    shapes = [array.shape for array in arrays.values()]
-                    raise ValueError(
-                        f"{item['name']}: latents must be finite and of one length; got {shapes}")
-                for name, array in arrays.items():
-                    if name not in files:
-                        path = folder / f"{name}.f32"
-                        files[name] = opened.enter_context(open(path, "wb"))
-                        widths[name] = array.shape[-1]
-                        sequences += [name] if array.ndim == 2 else []
-                    files[name].write(array.tobytes())
-                texts.append(item["text"])
-                frames.append(lengths.pop())
-        if not texts:
-            raise ValueError(f"{folder}: there are no latents to write")
-        write_json(folder / "meta.json",
-                   dict(texts=texts, frames=frames, widths=widths, sequences=sequences))
+        items: per clip a dict of name, text and arrays as above, of which those in float16 stay
+        so. ValueError for sequences that are not of one length, for numbers that are not finite,
+        or if there are no items."""
+        write_set(Path(folder), items)
 
     def __init__(self, folder: Path | str, encode: Callable = encode_phones):
-        """encode: text -> ids."""
-        if not (Path(folder) / "meta.json").is_file():
-            raise ValueError(
-                f"{folder}: no finished set of latents here; `python train.py` makes one")
-        meta = json.loads((Path(folder) / "meta.json").read_text())
-        self.texts = meta["texts"]
-        self.frames = np.array(meta["frames"])
-        self.sequences = meta["sequences"]
         self.encode = encode
-        self.starts = np.concatenate([[0], np.cumsum(self.frames)])
-        self.arrays = {
-            name: np.memmap(f"{folder}/{name}.f32", np.float32, "r").reshape(-1, width)
-            for name, width in meta["widths"].items()}
+        self.shards = open_shards(Path(folder))
+        self.frames = np.concatenate([shard["frames"].numpy() for shard in self.shards])
+        # Shard s has the clips firsts[s] to firsts[s + 1].
+        self.firsts = np.cumsum([0] + [len(shard["frames"]) for shard in self.shards])
 
     def __len__(self) -> int:
         return len(self.frames)
 
+    def place(self, index: int) -> tuple[dict, int]:
+        """The shard that holds a clip, and the clip's number in it."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"there is no clip {index} among {len(self)}")
+        number = np.searchsorted(self.firsts, index, side="right") - 1
+        return self.shards[number], int(index - self.firsts[number])
+
+    def text(self, index: int) -> str:
+        shard, i = self.place(index)
+        return unpack(shard["text"], shard["text_starts"], i)
+
+    def vectors(self, name: str) -> np.ndarray:
+        """A vector of all clips, (n, G) float32."""
+        return np.concatenate([shard["vectors"][name].float().numpy() for shard in self.shards])
+
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        item = {"text": torch.tensor(self.encode(self.texts[index]))}
-        for name, array in self.arrays.items():
-            rows = index
-            if name in self.sequences:
-                rows = slice(self.starts[index], self.starts[index + 1])
-            item[name] = torch.tensor(np.array(array[rows]))
-        return item
+        shard, i = self.place(index)
+        start, end = shard["starts"][i:i + 2].tolist()
+        item = {name: array[start:end] for name, array in shard["sequences"].items()}
+        item |= {name: array[i] for name, array in shard["vectors"].items()}
+        # Copies, so that nobody writes into the mapped memory.
+        item = {name: array.to(torch.float32, copy=True) for name, array in item.items()}
+        return item | {"text": torch.tensor(self.encode(self.text(index)))}
 
 
 # -------------------------------------------------------------------------------------- batches
@@ -649,9 +628,12 @@ class BatchOrder:
                     clips=len(self.lengths), batch_size=self.batch_size, seed=self.seed)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """ValueError if the state is of another number of clips, batch_size or seed."""
+        """ValueError if the state is of more clips, another batch_size or seed. If it is of fewer
+        clips, a new epoch of all of them begins."""
         if "clips" not in state:
             raise ValueError("the order of batches can't be resumed: it was of two sets, is of one")
+        if state["clips"] < len(self.lengths):
+            state = state | dict(clips=len(self.lengths), epoch=state["epoch"] + 1, position=0)
         now = self.state_dict()
         changed = [f"{name} was {state[name]}, is {now[name]}"
                    for name in ("clips", "batch_size", "seed") if state[name] != now[name]]

@@ -155,7 +155,7 @@ class Models:
             latents = Path(self.folder) / "latents"
             if not (latents / "meta.json").exists():
                 raise ValueError(f"{path} is silent: whose voice? give --voice a.wav") from None
-            voices = data.LatentSet(latents).arrays["audio_condition"]        # (clips, G)
+            voices = data.LatentSet(latents).vectors("audio_condition")        # (clips, G)
             average = np.square(voices - voices.mean(0)).sum(1).argmin()
             return torch.tensor(voices[average], device=self.device)
 

@@ -8,7 +8,7 @@ The stages, each with a checkpoint in the run's folder (out/small by default):
     speaker   SpeakerEncoder                                                  speaker.pt
     audio     AudioVAE                 } side by side, in processes           audio.pt
     motion    MotionAutoencoder        } of their own                         motion.pt
-    latents   every clip of the corpus, encoded once                          latents/
+    latents   every clip of the corpus, encoded once, in shards               latents/
     talker    Talker and its flow-matching heads (arXiv 2604.23586, 3.5)      talker.pt
     sample    six sentences by unseen speakers                                sample.mp4
 
@@ -24,13 +24,14 @@ import functools
 import gc
 import importlib
 import inspect
+import itertools
 import os
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 
 from engine.machine import cores, memory, pick_device, prepare_machine     # before torch
 import numpy as np
@@ -46,12 +47,14 @@ from engine.alignment import spoken_symbols
 from engine.checkpoints import (finished, load_checkpoint, load_weights, resume_points,
                                 save_checkpoint)
 from engine.media import first_with_pictures, picture_size, write_json
-from engine.processes import (agree_on_dtype, barrier, join_processes, plainly, rank,
-                              run_in_processes, world)
+from engine.processes import (agree_on_dtype, barrier, from_rank_0, join_processes, plainly,
+                              processes_here, rank, run_in_processes, world)
 from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, lock_folder,
                              open_run, parse_crop, read_run_config, read_settings)
 from engine.training import TrainingRun, recompute_blocks
-from engine.workers import kept, parallel
+from engine.shards import (finish, missing_shards, size_of_set, whole_shards,
+                           write_shard)
+from engine.workers import name_skipped, parallel
 from english.seen import Seen
 from heads import SeparateHeads
 from model import FPS, Backbone, Modality, Talker, initialise
@@ -103,6 +106,10 @@ class Config:
     speaker_batch: int = 48
     voice_statistics: bool = True   # the audio head's condition is the speaker embedding with mean
     #                                 and deviation of the reference's latents; see audio_condition
+
+    latent_dtype: str = "float32"   # of the latents on disk, or float16
+    encode_first: int = 0           # clips after which the talker begins to train; 0: all. The same
+    #                                 command with more of them encodes more, and goes on
 
     motion_size: int = 20           # orthogonal directions, the width of the motion latents
     motion_coarse: int = 96         # channels at 8 x 8 (paper: up to 64 x 64, halved from there)
@@ -211,6 +218,7 @@ PRESETS = {
     # The paper: Qwen3-0.6B, WhisperX-VAE and LIA-X.
     "paper": dict(
         size=512, sample_rate=24000, tokens="qwen", autoencoders="paper", clips=1000000,
+        latent_dtype="float16",
         audio_width=1280, audio_layers=32, audio_heads=20, audio_bands=128, audio_slow=1536,
         audio_fast=64, audio_kl=0.01, audio_steps=500000, speaker_size=256,
         voice_statistics=False, condition_backbone=False, motion_size=40, motion_coarse=1024,
@@ -496,7 +504,9 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     if config.data and (Path(config.data) / "metadata").is_dir():
         from paper.published import PublishedData, is_published
         if is_published(config.data):
-            return PublishedData(config.data, split, config.sample_rate, text_check(config))
+            index = Path(config.out_dir, f"rows_{split}.pt")
+            return PublishedData(
+                config.data, split, config.sample_rate, text_check(config), index)
     if config.data:
         return data.ClipFolder(
             config.data, split, config.size, config.sample_rate, parse_crop(config.crop),
@@ -504,6 +514,21 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
     return data.SyntheticCorpus(
         split, n or config.clips, speakers, config.seed, config.size, config.sample_rate,
         config.sentences, config.timing)
+
+
+def open_corpus(config: Config):
+    """The source of clips of a new run. ValueError if the other settings do not go with it."""
+    source = corpus(config)
+    if not source.size and not config.frozen:
+        raise ValueError(f"{config.data} has motion in the latents of the released LIA-X and no "
+                         "pictures: give --frozen, the folder of the released files")
+    if not source.size and config.crop:
+        raise ValueError(f"{config.data} has no pictures: leave --crop out")
+    if config.data and config.crop.count(",") == 2:
+        # The crop belongs to pictures of this size, also where other files are sampled with.
+        config.crop += f",{picture_size(first_with_pictures(source.paths))}"
+        source.crop = parse_crop(config.crop)
+    return source
 
 
 def padded_audio(clips: list, samples_per_frame: int) -> dict[str, torch.Tensor]:
@@ -578,74 +603,104 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
 
 # -------------------------------------------------------------------------------------- latents
 @functools.lru_cache
-def worker_parts(out: Path) -> tuple[Frozen, data.ClipStore]:
-    """What a worker process needs to encode clips, loaded once in each of them."""
-    device = torch.device("cpu")
+def frozen_parts(out: Path, device=torch.device("cpu")) -> Frozen:
+    """The frozen parts of a run, loaded once in each process."""
     dtype = prepare_machine(device, 1)
-    parts = [load_model(out, stage) for stage in ("audio", "motion", "speaker")]
-    return Frozen(run_config(out), *parts, device, dtype), data.ClipStore(out / "clips")
+    parts = [load_model(out, stage, device) for stage in ("audio", "motion", "speaker")]
+    return Frozen(run_config(out), *parts, device, dtype)
+
+
+@functools.lru_cache
+def clip_store(out: Path) -> data.ClipStore:
+    return data.ClipStore(out / "clips")
 
 
 def encode_clip(out: Path, source, index: int):
-    """Clip `index` of source as an item of a LatentSet, or the BrokenClip that says why not."""
-    frozen, store = worker_parts(out)
+    """Clip `index` of source as `latent_item` gives it, in a worker process."""
+    store = clip_store(out)
     # The store has pictures and sound, so a clip without pictures is read again.
     stored = index in store.places and source.size
     clip = store[store.places[index]] if stored else data.make_clip(source, index)
-    if isinstance(clip, data.BrokenClip):
-        return clip
-    try:
-        return latent_item(frozen, clip)
-    except data.BrokenClip as error:
-        return error
+    return latent_item(frozen_parts(out), clip)
 
 
 @torch.inference_mode()
-def latent_item(frozen: Frozen, clip: data.Clip):
+def latent_item(frozen: Frozen, clip: data.Clip | data.BrokenClip) -> dict | data.BrokenClip:
     """A clip as an item of a LatentSet, or the BrokenClip that says why it can't be one."""
+    if isinstance(clip, data.BrokenClip):
+        return clip
     item = dict(name=clip.name, text=clip.text)
     if frozen.config.aligned:
         # Where in its text the clip is at every frame, by what the audio autoencoder reads.
-        scores = frozen.audio.ctc_scores(waveform(frozen, clip))[0].numpy()   # (2 T, symbols)
+        scores = frozen.audio.ctc_scores(waveform(frozen, clip))[0]           # (2 T, symbols)
         ids = frozen.config.alphabet.encode(clip.text)
         try:
-            spoken = spoken_symbols(scores, ids)
+            spoken = spoken_symbols(scores.cpu().numpy(), ids)
         except ValueError as error:
             return data.BrokenClip(clip.name, f"its text and its sound do not match: {error}")
         item["spoken"] = spoken[:, None]                                      # (T, 1)
+
+    dtype = getattr(torch, frozen.config.latent_dtype)
     for name, stream in MODALITIES.items():
         if clip.speech_alone and stream.pictures:
             continue
-        latents = stream.encode(frozen, clip)
-        item[name] = latents.numpy()
-        item[f"{name}_condition"] = stream.condition(frozen, clip, latents).numpy()
+        try:
+            latents = stream.encode(frozen, clip)
+        except data.BrokenClip as error:
+            return error
+        condition = stream.condition(frozen, clip, latents)
+        item[name] = latents.to("cpu", dtype).numpy()
+        item[f"{name}_condition"] = condition.to("cpu", dtype).numpy()
     return item
 
 
+def encoded(config: Config, source, numbers: list[int], label: str) -> Iterator:
+    """Clips of a source -> what `latent_item` gives of them, in order. Each clip is made or
+    decoded, encoded and forgotten."""
+    out = Path(config.out_dir)
+    workers = max(1, cores() // processes_here())
+    device = pick_device(config.device)
+    if device.type == "cpu":
+        encode = functools.partial(encode_clip, out)
+        yield from parallel(encode, source, numbers, workers, label)
+        return
+    # Worker processes make or decode, and this one encodes.
+    frozen = frozen_parts(out, device)
+    for clip in parallel(data.make_clip, source, numbers, workers, label):
+        yield latent_item(frozen, clip)
+
+
+def encode_set(config: Config, source, n: int, name: str) -> None:
+    """The first n clips of a source -> <out>/<name>, a LatentSet. The processes of a run share its
+    shards; one that is there already is not made again."""
+    folder = Path(config.out_dir) / name
+    # Rank 0 says what is missing: on a shared folder, others may see it later.
+    missing = from_rank_0(missing_shards(folder, n))
+    mine = missing[rank()::world()]
+    results = encoded(config, source, [i for numbers in mine for i in numbers], name)
+    for numbers in mine:
+        write_shard(folder, numbers, itertools.islice(results, len(numbers)))
+    barrier()
+    if rank() == 0:
+        name_skipped(finish(folder, n), n, name)
+    barrier()
+
+
 def encode_latents(config: Config, source) -> None:
-    """The whole corpus -> latents/, in one process per core. Each clip is made or decoded, encoded
-    and forgotten."""
+    """The corpus -> latents/, and the sounds of --speech -> speech/, without what needs
+    pictures."""
     out = Path(config.out_dir)
-    if (out / "latents" / "meta.json").exists():
-        return
     n = min(config.clips, len(source))
-    if n < len(source):
+    if n < len(source) and rank() == 0:
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
-    encode = functools.partial(encode_clip, out)
-    found = parallel(encode, source, n, cores(), "latents")
-    data.LatentSet.write(out / "latents", (x for _, x in kept(found, n, "latents", [])))
-
-
-def encode_speech(config: Config) -> None:
-    """The sounds of --speech -> speech/, a LatentSet without what needs pictures."""
-    out = Path(config.out_dir)
-    if not config.speech or (out / "speech" / "meta.json").exists():
-        return
-    from paper.published import SpeechList
-    source = SpeechList(config.speech, config.sample_rate, text_check(config))
-    found = parallel(functools.partial(encode_clip, out), source, len(source), cores(), "speech")
-    items = kept(found, len(source), "speech", [])
-    data.LatentSet.write(out / "speech", (x for _, x in items))
+    # With --encode_first some of them have to do for now. A later start may want more.
+    n = min(n, whole_shards(config.encode_first or n))
+    if size_of_set(out / "latents") < n:
+        encode_set(config, source, n, "latents")
+    if config.speech and not (out / "speech" / "meta.json").exists():
+        from paper.published import SpeechList
+        sounds = SpeechList(config.speech, config.sample_rate, text_check(config))
+        encode_set(config, sounds, len(sounds), "speech")
 
 
 # --------------------------------------------------------------------------------------- talker
@@ -694,9 +749,9 @@ def train_talker(config: Config, device, dtype) -> None:
     out = Path(config.out_dir)
     clips = data.LatentSet(out / "latents", text_reader(config))
     speech = data.LatentSet(out / "speech", text_reader(config)) if config.speech else None
-    texts = clips.texts + (speech.texts if speech else [])
     if rank() == 0 and config.tokens != "qwen":
         # So that sampling can tell of words that training never had.
+        texts = (a_set.text(i) for a_set in (clips, speech) if a_set for i in range(len(a_set)))
         write_json(out / "seen.json", Seen.collect(texts, config.tokens).content())
     talker = build("talker", config)
     if config.start and not (out / "talker.pt").exists():
@@ -787,10 +842,8 @@ def train_frozen_parts(config: Config, source) -> None:
         print("\n" * len(missing), end="")
     else:
         run_stages(tuple(missing), config)
-    if rank() == 0:
+    if not config.from_run:
         encode_latents(config, source)
-        encode_speech(config)
-    barrier()
 
 
 def main() -> None:
@@ -805,31 +858,27 @@ def main() -> None:
 
     start = time.time()
     out = Path(config.out_dir)
-    source = corpus(config)
-    if not source.size and not config.frozen:
-        raise ValueError(f"{config.data} has motion in the latents of the released LIA-X and no "
-                         "pictures: give --frozen, the folder of the released files")
-    if not source.size and config.crop:
-        raise ValueError(f"{config.data} has no pictures: leave --crop out")
-    # What is given besides is looked at before anything is written.
-    if config.speech:
-        from paper.published import SpeechList
-        SpeechList(config.speech)
-    if config.frozen:
-        from paper.frozen import check_parts
-        check_parts(config)
-    if config.data and config.crop.count(",") == 2:
-        # The crop belongs to pictures of this size, also where other files are sampled with.
-        config.crop += f",{picture_size(first_with_pictures(source.paths))}"
-        source.crop = parse_crop(config.crop)
     join_processes(device)
+    source = None
     if rank() == 0:
+        # What is given is looked at before anything is written.
+        source = open_corpus(config)
+        if config.speech:
+            from paper.published import SpeechList
+            SpeechList(config.speech)
+        if config.frozen:
+            from paper.frozen import check_parts
+            check_parts(config)
         check_frozen(config, modality_table(config))
         lock_folder(out)
         steps = resume_points(out, STAGES)
         open_run(config, source.key, steps)
         copy_frozen(config)
-    barrier()
+        if hasattr(source, "keep"):
+            source.keep()
+    config = from_rank_0(config)
+    if rank() > 0:
+        source = corpus(config)
     train_frozen_parts(config, source)
     run_stages(("talker",), config)
     if rank() > 0:

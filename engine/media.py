@@ -367,6 +367,19 @@ def write_json(path: Path | str, content) -> None:
         file.write(json.dumps(content).encode())
 
 
+def read_json(path: Path) -> dict:
+    """The object in a JSON file of a run. ValueError if there is none in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew, or train the "
+                         "run again") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is damaged, it holds no settings by name: get it anew, or train "
+                         "the run again")
+    return found
+
+
 # ----------------------------------------------------------------------------------------- a hash
 def digest(root: Path, paths: list[Path]) -> str:
     """A hash of clips below root and the texts beside them, by name and content.

@@ -3,8 +3,9 @@
     torchrun --nproc_per_node=N train.py --config small
 
 A step's batch is cut into pieces, `accumulate` of them or more, each with random draws of its own.
-The processes share the pieces, so that N processes compute what one does with as many pieces. Rank
-0 alone makes clips and latents, and writes the log and the checkpoints.
+The processes share the pieces, so that N processes compute what one does with as many pieces. They
+share the shards of the latents as well. Rank 0 alone makes the clips that the autoencoders learn
+from, and writes the log and the checkpoints.
 
 Without torchrun a process is rank 0 of 1, and everything here passes through.
 """
@@ -38,6 +39,11 @@ def world() -> int:
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
+def processes_here() -> int:
+    """The number of processes of this run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
 def join_processes(device: torch.device) -> None:
     """Join the group of processes that torchrun has started, if any."""
     if world() == 1 or dist.is_initialized():
@@ -47,7 +53,7 @@ def join_processes(device: torch.device) -> None:
     tqdm.set_lock(threading.RLock())
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # The others wait for rank 0 while it encodes the corpus, which may take days. If a process
+    # Some wait for others while the corpus is encoded, which may take days. If a process
     # fails, torchrun ends all of them.
     backend = "nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=datetime.timedelta(days=7))
@@ -228,6 +234,15 @@ def sum_over_processes(values: list[Tensor]) -> list[Tensor]:
     dist.all_reduce(flat)
     sums = flat.split([value.numel() for value in values])
     return [total.view(value.shape) for total, value in zip(sums, values)]
+
+
+def from_rank_0(value):
+    """In every process the value that rank 0 has; it can be pickled."""
+    if world() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def agree_on_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:

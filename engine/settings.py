@@ -21,8 +21,9 @@ import torch
 
 from data import ALPHABETS, KINDS, SHORTEST, TIMINGS
 from engine.checkpoints import finished, replacing
-from engine.media import write_json
+from engine.media import read_json, write_json
 from engine.processes import world
+from engine.shards import read_meta
 
 try:
     import fcntl
@@ -31,7 +32,7 @@ except ImportError:
 
 # Fields that may change when a run is resumed: none of them decides what is trained.
 ALWAYS_FREE = {
-    "out_dir", "log_every", "save_every", "fsdp", "device", "recompute",
+    "out_dir", "log_every", "save_every", "fsdp", "device", "recompute", "encode_first",
     "euler_steps", "guidance", "temperature", "motion_temperature", "alignment_pace",
     "stop_hits", "stop_keeps", "stop_shortest"}
 # Stages whose checkpoints `--from` copies.
@@ -186,7 +187,7 @@ def check_settings(config) -> None:
 
     # Names.
     for name, allowed in (("tokens", [*ALPHABETS, "qwen"]), ("sentences", KINDS),
-                          ("timing", TIMINGS)):
+                          ("timing", TIMINGS), ("latent_dtype", ("float32", "float16"))):
         value = getattr(config, name)
         if value not in allowed:
             raise ValueError(f"--{name} is one of {', '.join(allowed)}, not '{value}'")
@@ -328,7 +329,7 @@ def check_frozen(config, modalities: dict) -> None:
         widths[f"{name}_condition"] = modality.condition
     if config.aligned:
         widths["spoken"] = 1
-    found = read_json(latents).get("widths", {})
+    found = read_meta(latents.parent)["widths"]
     if widths.keys() - found.keys() == {"spoken"}:
         raise ValueError(
             f"{latents.parent} holds latents without the alignment that comes with them now: begin "
@@ -341,7 +342,7 @@ def check_frozen(config, modalities: dict) -> None:
 
 
 def copy_frozen(config) -> None:
-    """With `--from RUN`: copy RUN's speaker.pt, audio.pt, motion.pt and latents into out_dir. What
+    """With `--from RUN`: put RUN's speaker.pt, audio.pt, motion.pt and latents into out_dir. What
     is there already stays; `check_frozen` has found the rest in RUN."""
     if not config.from_run:
         return
@@ -352,15 +353,24 @@ def copy_frozen(config) -> None:
         if (out / folder / "meta.json").exists():
             continue
         # meta.json is the last one: without it latents count as unfinished.
-        names = {path.name for path in (run / folder).iterdir()} - {"meta.json"}
-        files += [f"{folder}/{name}" for name in sorted(names)]
-        files.append(f"{folder}/meta.json")
+        names = [*read_meta(run / folder)["shards"], "meta.json"]
+        files += [f"{folder}/{name}" for name in names]
         (out / folder).mkdir(parents=True, exist_ok=True)
 
-    # Each file is renamed into place, so that a run that is killed here copies the rest later.
     for name in files:
-        with open(run / name, "rb") as source, replacing(out / name) as copy:
-            shutil.copyfileobj(source, copy)
+        share(run / name, out / name)
+
+
+def share(source: Path, path: Path) -> None:
+    """Let path be the same file as source, or, where the file system can't do that, a copy of it.
+    A run that is killed meanwhile does the rest later."""
+    path.unlink(missing_ok=True)
+    try:
+        # None of these files is ever written to: a new version of it is another file.
+        os.link(source, path)
+    except OSError:
+        with open(source, "rb") as original, replacing(path) as copy:
+            shutil.copyfileobj(original, copy)
 
 
 # --------------------------------------------------------------------------- the run's folder
@@ -393,19 +403,6 @@ def setting(path: Path, name: str, kind: type, value):
         raise ValueError(f"{path}: {name} is {value!r}, and should be of the type {kind.__name__}; "
                          "correct it, or train the run again")
     return bool(value) if kind is bool else value
-
-
-def read_json(path: Path) -> dict:
-    """The object in a JSON file of a run. ValueError if there is none in it."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged, it is not JSON ({error}): get it anew, or train the "
-                         "run again") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} is damaged, it holds no settings by name: get it anew, or train "
-                         "the run again")
-    return found
 
 
 def lock_folder(out: Path) -> None:

@@ -1,6 +1,6 @@
 """Worker processes: the same function for many clips.
 
-    parallel        function(source, 0), function(source, 1), ... in order, from several processes
+    parallel        function(source, number) for each number, in order, from several processes
     kept            what was made of the clips, without the broken ones
 
 Every worker has a pipe of its own, which ends when the worker does, at whatever moment that is.
@@ -13,12 +13,12 @@ import pickle
 import signal
 import traceback
 from multiprocessing import connection
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Iterable, Iterator, Sequence
 
 from tqdm import tqdm
 
 from engine.media import BrokenClip
-from engine.processes import AWAKE, how_it_ended, start
+from engine.processes import AWAKE, how_it_ended, rank, start
 
 # A worker takes seconds to start, so there is one for so many clips at most.
 CLIPS_PER_WORKER = 16
@@ -99,9 +99,10 @@ class Worker:
 
 
 # ------------------------------------------------------------------------------------ many clips
-def parallel(function: Callable, source, n: int, workers: int, label: str) -> Iterator:
-    """function(source, 0), ..., function(source, n - 1) in order, from worker processes, behind a
-    progress bar.
+def parallel(function: Callable, source, numbers: Sequence[int], workers: int,
+             label: str) -> Iterator:
+    """function(source, number) for each of the numbers, in order, from worker processes, behind a
+    progress bar. Of several processes of a run, rank 0 shows its own.
 
     An exception of the function is raised here. RuntimeError if a worker is killed. Then, at the
     end, and when this generator is closed, all workers end at once."""
@@ -109,16 +110,18 @@ def parallel(function: Callable, source, n: int, workers: int, label: str) -> It
     job = pickle.dumps((function, source))
     crew = []
     try:
-        for _ in range(min(workers, 1 + n // CLIPS_PER_WORKER)):
+        for _ in range(min(workers, 1 + len(numbers) // CLIPS_PER_WORKER)):
             crew.append(Worker())
         for worker in crew:
             worker.begin(job)
 
         waiting = {}                    # number -> result, of clips that came before their turn
-        given = 0
-        for number in tqdm(range(n), desc=label, unit="clip"):
+        given = 0                       # how many of the numbers were given to workers
+        bar = tqdm(numbers, desc=label, unit="clip", disable=rank() > 0)
+        for place, number in enumerate(bar):
             while number not in waiting:
-                given = hand_out(crew, given, min(n, number + AHEAD * len(crew)))
+                ahead = numbers[given:place + AHEAD * len(crew)]
+                given += hand_out(crew, ahead)
                 waiting.update(collect(crew))
             yield waiting.pop(number)
     finally:
@@ -126,16 +129,15 @@ def parallel(function: Callable, source, n: int, workers: int, label: str) -> It
             worker.end()
 
 
-def hand_out(crew: list[Worker], given: int, end: int) -> int:
-    """Give the numbers from `given` on, those below `end`, to the workers that have the fewest. A
-    worker has AT_ONCE of them at most. Returns the first number that was not given."""
-    while given < end:
+def hand_out(crew: list[Worker], numbers: Sequence[int]) -> int:
+    """Give numbers to the workers that have the fewest. A worker has AT_ONCE of them at most.
+    Returns how many were given."""
+    for given, number in enumerate(numbers):
         worker = min(crew, key=lambda worker: len(worker.tasks))
         if len(worker.tasks) == AT_ONCE:
-            break
-        worker.give(given)
-        given += 1
-    return given
+            return given
+        worker.give(number)
+    return len(numbers)
 
 
 def collect(crew: list[Worker]) -> dict:
@@ -153,6 +155,11 @@ def kept(results: Iterable, n: int, label: str, skipped: list[str]) -> Iterator[
             skipped.append(str(result))
         else:
             yield number, result
+    name_skipped(skipped, n, label)
+
+
+def name_skipped(skipped: list[str], n: int, label: str) -> None:
+    """Say which of n clips could not be used, and why. ValueError if that is all of them."""
     if len(skipped) == n:
         raise ValueError(f"{label}: none of the {n} clips can be used; the first reasons:\n  "
                          + "\n  ".join(skipped[:3]))

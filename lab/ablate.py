@@ -41,7 +41,7 @@ import data
 import train
 from engine import settings
 from engine.checkpoints import finished, replacing, resume_points
-from engine.media import write_json
+from engine.media import read_json, write_json
 from engine.processes import plainly
 from engine.workers import parallel
 from lab import measures
@@ -59,7 +59,7 @@ TEMPERATURES = (0.3, 0.6)
 # ----------------------------------------------------------------------------------- the corpora
 def encode_truth(out: Path, source, index: int) -> dict:
     """A clip as an item of a LatentSet, with the true opening of its mouth."""
-    frozen, _ = train.worker_parts(out)
+    frozen = train.frozen_parts(out)
     clip = source[index]
     item = train.latent_item(frozen, clip)
     if isinstance(item, data.BrokenClip):
@@ -87,7 +87,7 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     made_of = dict(frozen=digest_of(frozen_run), key=source.key, n=n)
     about = out / "base.json"
     if about.exists():
-        if settings.read_json(about) != made_of:
+        if read_json(about) != made_of:
             raise ValueError(f"{out} was made of other frozen parts, or of other clips: give "
                              "--out, or delete that folder")
         return
@@ -106,10 +106,10 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
         clips = min(clips, n or clips)
         true = train.corpus(config, split, clips, range(32))
         encode = functools.partial(encode_truth, out)
-        data.LatentSet.write(out / name, parallel(encode, true, clips, cores(), name))
+        data.LatentSet.write(out / name, parallel(encode, true, range(clips), cores(), name))
 
     # Voices and first poses of the speakers, which samples begin from.
-    frozen, _ = train.worker_parts(out)
+    frozen = train.frozen_parts(out)
     references = {}
     for speaker in tqdm(range(32), desc="references", leave=False):
         clips = source.references(speaker)
@@ -138,15 +138,19 @@ def load_references(base: Path) -> dict[int, dict]:
 def true_samples(base: Path, name: str) -> list[Sample]:
     """One of SETS."""
     clips = data.LatentSet(base / name)
-    return [Sample(text, int(item["speaker"]), item["audio"].numpy(), item["motion"].numpy(),
-                   item["motion_condition"].numpy(), item["opening"][:, 0].numpy())
-            for text, item in zip(clips.texts, clips)]
+    samples = []
+    for i in range(len(clips)):
+        item = clips[i]
+        samples.append(Sample(
+            clips.text(i), int(item["speaker"]), item["audio"].numpy(), item["motion"].numpy(),
+            item["motion_condition"].numpy(), item["opening"][:, 0].numpy()))
+    return samples
 
 
 @functools.lru_cache
 def instruments(base: Path) -> tuple[measures.Probes, measures.Recogniser]:
     """What the samples of a corpus are measured with."""
-    frozen, _ = train.worker_parts(base)
+    frozen = train.frozen_parts(base)
     probes = measures.fit_probes(true_samples(base, "fit"))
     return probes, measures.Recogniser(frozen, load_references(base))
 
@@ -229,7 +233,7 @@ def choose_sampling(models: Models, base: Path, path: Path, fixed: dict) -> dict
         if settings.fcntl:
             settings.fcntl.flock(lock, settings.fcntl.LOCK_EX)
         if path.exists():
-            return settings.read_json(path)
+            return read_json(path)
         probes, recogniser = instruments(base)
         truth = true_samples(base, "dev")
         references = load_references(base)

@@ -102,7 +102,7 @@ def main() -> None:
             options.n = len(corpus)
         options.out.mkdir(parents=True, exist_ok=True)
         export = functools.partial(export_clip, options.out)
-        lines = list(parallel(export, corpus, options.n, 2, "writing clips"))
+        lines = list(parallel(export, corpus, range(options.n), 2, "writing clips"))
         (options.out / "texts.tsv").write_text("".join(lines), encoding="utf-8")
     except (ValueError, OSError) as error:
         parser.error(str(error))

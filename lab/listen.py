@@ -150,7 +150,7 @@ def forced_choice(texts: list[str], audios: list[np.ndarray], choices: int) -> d
     held_out = set(vocabulary()["test"]) | set(vocabulary()["dev"])
     jobs = list(zip(texts, audios))
     ask = functools.partial(choose, choices=choices)
-    wrong = parallel(ask, jobs, len(jobs), 2, f"one of {choices}")
+    wrong = parallel(ask, jobs, range(len(jobs)), 2, f"one of {choices}")
     new = []
     old = []
     for text, row in zip(texts, wrong):
@@ -218,7 +218,7 @@ def compare(truth, generated, roundtrip=None, reader=None, choices=(), everyday=
             rows[row] |= read_phones(reader, texts, audios)
         if everyday:
             jobs = list(zip(texts, audios))
-            counts = np.array(list(parallel(general, jobs, len(jobs), 2, "general")))
+            counts = np.array(list(parallel(general, jobs, range(len(jobs)), 2, "general")))
             rows[row]["general"] = 100 * counts[:, 0].sum() / counts[:, 1].sum()
     if seeds:
         rows["generated, mean"] = mean_of([rows[row] for row in seeds])

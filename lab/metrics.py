@@ -174,7 +174,7 @@ def recognise(audios: list[np.ndarray]) -> list[list[str]]:
         import pocketsphinx  # noqa: F401       for the message; the workers use it
     except ImportError:
         raise RuntimeError("word errors need pocketsphinx: pip install pocketsphinx") from None
-    return list(parallel(recognise_one, audios, len(audios), 2, "recognising"))
+    return list(parallel(recognise_one, audios, range(len(audios)), 2, "recognising"))
 
 
 def in_grammar(text: str) -> bool:

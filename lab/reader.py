@@ -86,7 +86,7 @@ def train_reader(n=4000, epochs=8, batch=32, seed=1) -> Reader:
     """Train a Reader on n clips. Their seed is none that a run uses by default."""
     torch.manual_seed(seed)
     sounds = Sounds(n, seed)
-    items = list(parallel(data.make_clip, sounds, n, cores(), "sounds"))
+    items = list(parallel(data.make_clip, sounds, range(n), cores(), "sounds"))
     reader = Reader()
     order = data.BatchOrder([len(mel) for mel, _ in items], batch, seed)
     steps = epochs * n // batch

@@ -159,7 +159,8 @@ def plan(config, talker, seconds: float, operations_per_second: float, activatio
     blocks = [count(m) for m in talker.modules() if isinstance(m, Block)]
     gathered = 4 * (count(talker) - sum(blocks) + max(blocks)) / 1e9
     numbers = sum(m.latent for m in talker.modalities.values())
-    latents = config.clips * seconds * FPS * numbers * 4 / 1e9
+    width = getattr(torch, config.latent_dtype).itemsize
+    latents = config.clips * seconds * FPS * numbers * width / 1e9
     return [
         "",
         f"{config.talker_steps:,} steps of {config.talker_batch} clips of {seconds:g} s are "
@@ -168,8 +169,8 @@ def plan(config, talker, seconds: float, operations_per_second: float, activatio
         f"Memory of a process, {samples:g} clips at a time (--accumulate={config.accumulate}): "
         f"{whole + batch:,.1f} GB, of which {batch:,.1f} are activations; with --fsdp=1 "
         f"{whole / gpus + gathered + batch:,.1f} GB.",
-        f"Latents of {config.clips:,} clips of {seconds:g} s: {latents:,.1f} GB in float32, half "
-        f"of that in float16."]
+        f"Latents of {config.clips:,} clips of {seconds:g} s in {config.latent_dtype}: "
+        f"{latents:,.1f} GB."]
 
 
 def describe(config, seconds=10.0, gpus=8, teraflops=200.0) -> str:
@@ -193,6 +194,11 @@ def describe(config, seconds=10.0, gpus=8, teraflops=200.0) -> str:
         speaker = torch.zeros(1, config.speaker_size)
         picture = torch.zeros(1, 3, config.size, config.size)
         motion = torch.zeros(1, 1, config.motion_size)
+        wave = torch.zeros(1, round(config.sample_rate * seconds))
+        encoding = {
+            "audio encoder": operations(lambda: others["audio"].encode(wave)) / seconds,
+            "motion encoder": FPS * operations(lambda: others["motion"].pose(picture)),
+            "speaker encoder": operations(lambda: others["speaker"](wave)) / seconds}
         decoding = {
             "audio decoder": operations(lambda: others["audio"].decode(latents, speaker)),
             "motion decoder": FPS * operations(lambda: others["motion"].decode(picture, motion))}
@@ -207,11 +213,13 @@ def describe(config, seconds=10.0, gpus=8, teraflops=200.0) -> str:
     cache = 2 * 2 * config.layers * config.kv_heads * config.head_dim * (positions + 1)
     gflop = sum(sampling.values()) * per_second / 1e9
     parts = ", ".join(f"{name} {n * per_second / 1e9:,.1f}" for name, n in sampling.items())
-    decoded = ", ".join(f"{name} {n / 1e9:,.1f} GFLOP" for name, n in decoding.items())
+    encoded, decoded = (", ".join(f"{name} {n / 1e9:,.1f} GFLOP" for name, n in each.items())
+                        for each in (encoding, decoding))
     lines += [
         "",
         f"Sampling takes {gflop:,.1f} GFLOP per second of audio-video ({config.euler_steps} steps, "
         f"guidance {config.guidance:g}): {parts}.",
+        f"Encoding a clip of {seconds:g} s takes, per second of it, {encoded}.",
         f"Decoding takes, per second of audio-video, {decoded}.",
         f"Training takes {training / seconds / 1e9:,.1f} GFLOP per second of audio-video "
         f"({config.flow_repeats:g} draws per target).",

@@ -22,7 +22,9 @@ import torch
 from tqdm import tqdm
 
 from data import LONGEST, SHORTEST, Clip, check_split, split_paths, stable_hash
+from engine.checkpoints import replacing
 from engine.media import SILENCE, BrokenClip, fit_length
+from engine.shards import pack, unpack
 from model import FPS
 from paper.autoencoders import resample
 
@@ -145,36 +147,81 @@ class PublishedData:
         root: the folder. split: train, dev, test or all, by a hash of the motion's file name, see
             data.split_paths. sample_rate: in Hz. encode: text -> ids, which raises ValueError for a
             text that can't be said; None lets any text pass that is not empty.
+        index: a file for what was found, see `keep`. It is read instead of the metadata and the
+            shards if these are as they were.
 
     Asking for a clip whose files are missing, short or broken raises BrokenClip, which names it. No
     other one takes its place.
     """
     size = 0                    # there are no pictures
 
-    def __init__(self, root: Path | str, split="train", sample_rate=24000, encode=None):
+    def __init__(self, root: Path | str, split="train", sample_rate=24000, encode=None,
+                 index: Path | None = None):
         check_split(split, ("train", "dev", "test", "all"))
         self.root = Path(root)
         self.sample_rate = sample_rate
         self.encode = encode
+        self.index = index
+        # Where the files are, in a dict of tensors: rows and their starts, of three texts for each
+        # clip, see engine.shards.pack; places (n, 2, 3), see find_files.
+        self.found = None
+        files = [*sorted(self.root.glob("metadata/*.csv")), *sorted(self.root.glob("shards/*.tar"))]
+        files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+        stamp = stable_hash(["published", files, split, sample_rate])
+        if index and index.exists():
+            self.found = torch.load(index, mmap=True, weights_only=True)
+        if not self.found or self.found["stamp"] != stamp:
+            self.found = self.look(split) | {"stamp": stamp}
+
+    def look(self, split: str) -> dict:
+        """Read the metadata, and find all files."""
         by_path = {Path(row["motion_pt_path"]): row for row in read_rows(self.root)}
-        self.rows = [by_path[path] for path in split_paths(list(by_path), split)]
-        self.shards = sorted(self.root.glob("shards/*.tar"))
-        names = [row[column] for row in self.rows for column in COLUMNS[:2]]
-        self.places = find_files(self.root, names, self.shards).reshape(-1, 2, 3)
-        texts = [[row[name] for name in COLUMNS] for row in self.rows]
+        rows = [by_path[path] for path in split_paths(list(by_path), split)]
+        shards = sorted(self.root.glob("shards/*.tar"))
+        names = [row[column] for row in rows for column in COLUMNS[:2]]
+        places = find_files(self.root, names, shards).reshape(-1, 2, 3)
+        texts = [[row[name] for name in COLUMNS] for row in rows]
         # Of the places only the sizes: shards may be extracted later.
-        self.key = stable_hash(["published", texts, self.places[..., 2].tolist(), sample_rate])
+        key = stable_hash(["published", texts, places[..., 2].tolist(), self.sample_rate])
+        packed, starts = pack([text for row in texts for text in row])
+        return dict(key=key, shards=[str(path) for path in shards], rows=packed, starts=starts,
+                    places=torch.from_numpy(places))
+
+    def keep(self) -> None:
+        """Write the index. From then on it is mapped into memory: a million clips are handed to
+        worker processes by the name of a file."""
+        with replacing(self.index) as file:
+            torch.save(self.found, file)
+        self.found = torch.load(self.index, mmap=True, weights_only=True)
+
+    def __getstate__(self) -> dict:
+        kept = self.index and self.index.exists()
+        return self.__dict__ | {"found": None} if kept else self.__dict__
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ = state
+        if self.found is None:
+            self.found = torch.load(self.index, mmap=True, weights_only=True)
+
+    @property
+    def key(self) -> str:
+        return self.found["key"]
+
+    def column(self, index: int, name: str) -> str:
+        """What the metadata say of a clip in one of COLUMNS."""
+        number = len(COLUMNS) * index + COLUMNS.index(name)
+        return unpack(self.found["rows"], self.found["starts"], number)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.found["places"])
 
-    def read(self, index: int, column: int) -> bytes:
-        """The bytes of a clip's motion (column 0) or sound (1)."""
-        name = self.rows[index][COLUMNS[column]]
-        shard, offset, size = self.places[index, column].tolist()
+    def read(self, index: int, column: str) -> bytes:
+        """The bytes of the file that a column names."""
+        name = self.column(index, column)
+        shard, offset, size = self.found["places"][index, COLUMNS.index(column)].tolist()
         if shard == MISSING:
             raise BrokenClip(name, "it is neither in the folder nor in one of its shards")
-        path = self.root / name if shard == IN_A_FILE else self.shards[shard]
+        path = self.root / name if shard == IN_A_FILE else Path(self.found["shards"][shard])
         try:
             with open(path, "rb") as file:
                 file.seek(offset)
@@ -184,9 +231,10 @@ class PublishedData:
 
     def motion(self, index: int) -> np.ndarray:
         """Motion latents (T, K) float32, not standardized."""
-        name = self.rows[index][COLUMNS[0]]
+        name = self.column(index, "motion_pt_path")
         try:
-            motion = torch.load(io.BytesIO(self.read(index, 0)), weights_only=True)
+            content = self.read(index, "motion_pt_path")
+            motion = torch.load(io.BytesIO(content), weights_only=True)
             motion = motion.detach().float().numpy()
         except BrokenClip:
             raise
@@ -199,15 +247,15 @@ class PublishedData:
 
     def sound(self, index: int) -> np.ndarray:
         """Mono audio (n,) float32."""
-        name = self.rows[index][COLUMNS[1]]
-        return read_sound(name, self.read(index, 1), self.sample_rate)
+        content = self.read(index, "wav_path")
+        return read_sound(self.column(index, "wav_path"), content, self.sample_rate)
 
     def __getitem__(self, index: int) -> Clip:
         """The clip, as long as its motion, of which at most 30 s are kept, from a place that its
         name decides."""
-        name = self.rows[index][COLUMNS[0]]
+        name = self.column(index, "motion_pt_path")
         motion = self.motion(index)
-        text = checked_text(name, self.rows[index]["text"], len(motion) / FPS, self.encode)
+        text = checked_text(name, self.column(index, "text"), len(motion) / FPS, self.encode)
         sound = self.sound(index)
         if len(motion) < SHORTEST:
             raise BrokenClip(name, f"too short: {len(motion) / FPS:.2f} s; a clip has "

@@ -343,7 +343,7 @@ def test_published_clips_are_read_where_they_are(tmp_path, in_shards):
         assert len(clip.audio) == len(motion) * 960 and clip.text == rows[clip.name][2]
         assert 0.05 < clip.audio.std() < 0.15
     parts = [PublishedData(tmp_path, split) for split in data.SPLITS]
-    names = [row["motion_pt_path"] for part in parts for row in part.rows]
+    names = [part.column(i, "motion_pt_path") for part in parts for i in range(len(part))]
     assert len(names) == len(set(names)) == 8
     # Longer than 30 s: a window, of sound and motion alike.
     long = np.arange(800 * 5).reshape(800, 5) / 2048
@@ -366,6 +366,29 @@ def test_published_clips_are_read_where_they_are(tmp_path, in_shards):
         assert (talker(**batch)[1]["stop"] < 1e-6) == right
 
 
+def test_an_index_of_published_data_is_read_while_it_is_true(tmp_path, monkeypatch):
+    """Once it is kept, neither metadata nor shards are read again, and a worker gets its name."""
+    write_published(tmp_path, published_rows())
+    index = tmp_path / "rows.pt"
+    source = PublishedData(tmp_path, "all", index=index)
+    assert len(pickle.dumps(source)) > 1000 and not index.exists()
+    source.keep()
+    assert len(pickle.dumps(source)) < 500
+    with monkeypatch.context() as patch:
+        patch.delattr(PublishedData, "look")
+        others = (PublishedData(tmp_path, "all", index=index), pickle.loads(pickle.dumps(source)))
+    for other in others:
+        assert other.key == source.key and len(other) == 8
+        for i in range(8):
+            assert np.array_equal(other[i].motion, source[i].motion)
+            assert (other[i].text, other[i].name) == (source[i].text, source[i].name)
+    # Of another split, or of another table, it is not true.
+    assert len(PublishedData(tmp_path, "test", index=index)) == 1
+    with open(tmp_path / "metadata" / "train.csv", "a") as table:
+        table.write("motion/x.pt,audio/x.wav,bin,1.0\n")
+    assert len(PublishedData(tmp_path, "all", index=index)) == 9
+
+
 def test_what_is_wrong_with_published_data(tmp_path):
     good = published_rows()["000"]
     nan = bytes_of_motion(np.full((20, 5), np.nan))
@@ -380,10 +403,10 @@ def test_what_is_wrong_with_published_data(tmp_path):
     write_published(tmp_path, wrong)
     source = PublishedData(tmp_path, "all")
     reasons = {}
-    for i, row in enumerate(source.rows):
+    for i in range(len(source)):
         with pytest.raises(BrokenClip) as found:
             source[i]
-        reasons[Path(row["motion_pt_path"]).stem] = str(found.value)
+        reasons[Path(source.column(i, "motion_pt_path")).stem] = str(found.value)
     for name, words in dict(
             no_motion="motion/no_motion.pt: it is neither", no_sound="audio/no_sound.wav: it is",
             no_text="its text can't be used: it is empty", nan="should be finite",
@@ -427,7 +450,7 @@ def test_a_run_on_published_data(tmp_path):
     latents = data.LatentSet(tmp_path / "run" / "latents")
     source = PublishedData(tmp_path / "data")
     assert len(latents) == len(source) - 1
-    names = [Path(row["motion_pt_path"]).stem for row in source.rows]
+    names = [Path(source.column(i, "motion_pt_path")).stem for i in range(len(source))]
     first = next(name for name in names if name != "broken")
     theirs = torch.load(io.BytesIO(rows[first][0]), weights_only=True).float()
     # The statistics are those of the released files: mean 0, deviation 1.
@@ -455,8 +478,8 @@ def test_speech_without_video(tmp_path):
                          ("nowhere.wav", "it is not there")):
         assert f"{tmp_path / name}: {reason}" in said
     speech = data.LatentSet(run / "speech")
-    assert speech.texts == [f"red at {i}" for i in range(4)]
-    assert "motion" not in speech.arrays and "red" in (run / "seen.json").read_text()
+    assert [speech.text(i) for i in range(4)] == [f"red at {i}" for i in range(4)]
+    assert "motion" not in speech[0] and "red" in (run / "seen.json").read_text()
     assert "motion" in (run / "log.jsonl").read_text()
 
     # Half of a batch of four; with nothing but that, the head of the motion has nothing to learn.

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 import engine.machine  # noqa: F401       before torch
+import numpy as np
 import torch
 
+import data
 from engine import settings
 from engine.checkpoints import save_checkpoint
 from model import Modality
@@ -45,9 +47,10 @@ def finished_run(out: Path, *options: str) -> Path:
     settings.open_run(config, "key", {})
     for stage in settings.FROZEN_STAGES:
         save_checkpoint(out, stage, dict(model={"x": torch.ones(2)}, done=True))
-    (out / "latents").mkdir()
-    (out / "latents" / "audio.f32").write_bytes(b"1234")
-    (out / "latents" / "meta.json").write_text(json.dumps(dict(widths=WIDTHS)))
+    item = {"name": "a", "text": "b"}
+    for name, width in WIDTHS.items():
+        item[name] = np.zeros(width if name.endswith("condition") else (9, width))
+    data.LatentSet.write(out / "latents", [item])
     return out
 
 
@@ -66,7 +69,7 @@ def test_from_takes_frozen_parts_and_their_settings(tmp_path):
     settings.open_run(config, "key", {})
     settings.copy_frozen(config)
     assert sorted(str(path.relative_to(out)) for path in out.rglob("*")) == [
-        "audio.pt", "config.json", "latents", "latents/audio.f32", "latents/meta.json",
+        "audio.pt", "config.json", "latents", "latents/00000000-00000001.pt", "latents/meta.json",
         "motion.pt", "speaker.pt"]
     # What is there already stays. RUN is not needed for it any more, nor for its settings.
     shutil.rmtree(run)
