@@ -46,6 +46,7 @@ from engine import kernels
 from engine.alignment import spoken_symbols
 from engine.checkpoints import (finished, load_checkpoint, load_weights, resume_points,
                                 save_checkpoint)
+from engine.lora import add_changes, merge
 from engine.media import first_with_pictures, picture_size, write_json
 from engine.processes import (agree_on_dtype, barrier, from_rank_0, join_processes, plainly,
                               processes_here, rank, run_in_processes, world)
@@ -89,6 +90,8 @@ class Config:
     whisper: str = ""               # with paper: the file of Whisper's weights; else random ones
     frozen: str = ""                # with paper: a folder with the released WhisperX-VAE and LIA-X,
     #                                 which are then not trained
+    wavlm: str = ""                 # with frozen: the checkpoint of the released speaker model, in
+    #                                 place of a trained one
 
     audio_width: int = 128
     audio_layers: int = 2           # of the semantic encoder
@@ -119,7 +122,10 @@ class Config:
 
     # ---- The talker. Everything from here on may differ between talkers on the same latents.
     patch: int = 4                  # frames
-    start: str = ""                 # first weights: Qwen3 (a folder or a name) or a run's folder
+    start: str = ""                 # first weights: Qwen3 (a folder or a name), a run's folder, or
+    #                                 that of the released talker
+    lora: int = 0                   # with start: the rank of the changes that are trained in place
+    #                                 of the weights, see engine/lora.py; 0: the weights are
     width: int = 192
     layers: int = 4
     attention_heads: int = 4
@@ -757,6 +763,8 @@ def train_talker(config: Config, device, dtype) -> None:
     if config.start and not (out / "talker.pt").exists():
         from paper.weights import start_from
         start_from(talker, config.start)
+    if config.lora:
+        add_changes(talker, config.lora)
     talker.to(device)
     talker.longest_seen.fill_(int(clips.frames.max()) // config.patch)
     kernels.install(talker)                       # the same function up to rounding, faster
@@ -799,8 +807,13 @@ def train_talker(config: Config, device, dtype) -> None:
         order = data.MixedOrder(order, following, len(clips))
     train_model("talker", talker, make_batch, compute_loss, order, config.talker_steps, config,
                 device, dtype)
+    if config.lora:
+        merge(talker)
     if rank() == 0:
-        save_checkpoint(out, "talker", load_checkpoint(out, "talker") | {"done": True})
+        state = load_checkpoint(out, "talker") | {"done": True}
+        if config.lora:
+            state["model"] = talker.state_dict()
+        save_checkpoint(out, "talker", state)
 
 
 # --------------------------------------------------------------------------------------- stages
@@ -853,7 +866,8 @@ def main() -> None:
     named_class("heads", config.heads, SeparateHeads)
     named_class("talker", config.talker, Talker)
     device = pick_device(config.device)
-    trained = [stage for stage in STAGES if not (config.frozen and stage in ("audio", "motion"))]
+    given = ("audio", "motion") * bool(config.frozen) + ("speaker",) * bool(config.wavlm)
+    trained = [stage for stage in STAGES if stage not in given]
     check_memory(build, trained, config, memory(device))
 
     start = time.time()

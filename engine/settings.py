@@ -200,6 +200,12 @@ def check_settings(config) -> None:
                          "encoder of their own")
     if config.frozen and (config.autoencoders != "paper" or config.whisper):
         raise ValueError("--frozen goes with --autoencoders=paper, and brings its own Whisper")
+    if config.lora and not config.start:
+        raise ValueError("--lora trains small changes of given weights: say with --start which")
+    if config.lora and config.fsdp:
+        raise ValueError("--lora goes without --fsdp=1: what it trains is small")
+    if config.wavlm and not config.frozen:
+        raise ValueError("--wavlm goes with --frozen, the other released models")
     if config.fsdp and config.muon_rate:
         raise ValueError("--fsdp=1 needs --muon_rate=0: Muon works on whole matrices")
     # The shortest clip still has a patch after the jitter has cut off its start.

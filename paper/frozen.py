@@ -1,6 +1,7 @@
 """The released WhisperX-VAE and LIA-X in place of trained autoencoders (`train.py --frozen=DIR`,
-docs/paper.md). The files stay where they are; the checkpoints of a run, audio.pt and motion.pt, say
-which files they were."""
+docs/paper.md), and the released speaker model in place of a trained one (`--wavlm=CHECKPOINT`). The
+files stay where they are; the checkpoints of a run, audio.pt, motion.pt and speaker.pt, say which
+files they were."""
 import hashlib
 import json
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from engine.checkpoints import finished, save_checkpoint
+from paper.autoencoders import resample
 from paper.weights import build_audio, build_motion, read_weights
 
 # The files of each frozen part, anywhere below a folder.
@@ -54,33 +56,74 @@ def build_part(stage: str, folder: Path, files: list[Path] | None = None) -> tor
     return model
 
 
+class ReleasedSpeaker(torch.nn.Module):
+    """The speaker model of the release, WavLM-large with a head of its own. Its code is the folder
+    `speaker_verification` of the released code, which must be importable.
+
+    checkpoint: of the model. sample_rate: of the sounds that it is given, in Hz. RuntimeError if
+    its code is not there, FileNotFoundError if the checkpoint is not."""
+
+    def __init__(self, checkpoint: Path, sample_rate: int):
+        super().__init__()
+        if not checkpoint.is_file():
+            raise FileNotFoundError(f"--wavlm={checkpoint}: there is no such file")
+        try:
+            from speaker_verification.verification import init_model
+        except ImportError as error:
+            raise RuntimeError(
+                f"--wavlm needs the folder speaker_verification of the released code on "
+                f"PYTHONPATH, and what that imports ({error})") from None
+        # It fetches WavLM's code with torch.hub. The weights are loaded here, without pickle.
+        self.model = init_model("wavlm_large")
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(state["model"], strict=False)
+        self.sample_rate = sample_rate
+
+    def forward(self, wave: torch.Tensor) -> torch.Tensor:
+        """(B, n) -> speaker embedding (B, G)."""
+        return self.model(resample(wave, self.sample_rate, 16000)).float()
+
+
+def files_by_stage(config) -> dict[str, list[Path]]:
+    """The files of each frozen part that a run takes over."""
+    found = {stage: files_of(stage, Path(config.frozen)) for stage in FILES}
+    if config.wavlm:
+        found["speaker"] = [Path(config.wavlm)]
+    return found
+
+
 def check_parts(config) -> None:
-    """Before anything is written: config.frozen holds released autoencoders of the run's sizes.
-    ValueError where it does not."""
-    for stage in FILES:
+    """Before anything is written: the released models are of the run's sizes. ValueError where they
+    are not."""
+    for stage, files in files_by_stage(config).items():
         if finished(Path(config.out_dir), stage):
             continue
-        model = build_part(stage, Path(config.frozen))
-        found = {"audio_latent": model.from_latent.in_features,
-                 "sample_rate": model.sample_rate} if stage == "audio" else {
-            "motion_size": len(model.standardize.mean), "size": model.size}
+        if stage == "speaker":
+            model = ReleasedSpeaker(*files, config.sample_rate).eval()
+            with torch.inference_mode():
+                found = {"speaker_size": model(torch.zeros(1, config.sample_rate)).shape[1]}
+        else:
+            model = build_part(stage, Path(config.frozen), files)
+            found = {"audio_latent": model.from_latent.in_features,
+                     "sample_rate": model.sample_rate} if stage == "audio" else {
+                "motion_size": len(model.standardize.mean), "size": model.size}
         other = [f"--{name}={value}" for name, value in found.items()
                  if getattr(config, name) != value]
         if other:
-            raise ValueError(f"what is in {config.frozen} needs {' '.join(other)}")
+            raise ValueError(f"{files[0]} needs {' '.join(other)}")
 
 
 def adopt_parts(config) -> None:
-    """Let a run use the released autoencoders in config.frozen: <stage>.pt says where they are, and
-    what is in their files."""
+    """Let a run use the released models: <stage>.pt says where they are, and what is in their
+    files."""
     out = Path(config.out_dir)
-    folder = Path(config.frozen).resolve()
-    for stage in FILES:
+    for stage, paths in files_by_stage(config).items():
         if finished(out, stage):
             continue
+        folder = Path(config.frozen if stage in FILES else paths[0].parent)
         files = {str(path.relative_to(folder)): [path.stat().st_size, digest_of(path)]
-                 for path in files_of(stage, folder)}
-        released = dict(folder=str(folder), files=files)
+                 for path in paths}
+        released = dict(folder=str(folder.resolve()), files=files, sample_rate=config.sample_rate)
         save_checkpoint(out, stage, dict(model={}, released=released, done=True))
 
 
@@ -99,9 +142,11 @@ def load_part(stage: str, released: dict) -> torch.nn.Module:
     files = [folder / name for name in released["files"]]
     for path, (size, digest) in zip(files, released["files"].values()):
         if not path.exists():
-            raise FileNotFoundError(f"{path} is not there; this run was made with it (--frozen)")
+            raise FileNotFoundError(f"{path} is not there; this run was made with it")
         # To read gigabytes takes long. Of such a file the size has to do.
         changed = path.stat().st_size != size or size < 10 ** 8 and digest_of(path) != digest
         if changed:
             raise ValueError(f"{path} is not the file that this run was made with")
+    if stage == "speaker":
+        return ReleasedSpeaker(*files, released["sample_rate"])
     return build_part(stage, folder, files)

@@ -5,31 +5,12 @@ from pathlib import Path
 
 from engine.machine import pick_device, prepare_machine     # before torch
 import torch
-from torch import Tensor
 
 import train
 from engine import sampling
-from paper.autoencoders import resample
-from paper.frozen import build_part
+from paper.frozen import ReleasedSpeaker, build_part
 from paper.qwen import find_tokenizer, qwen_ids
 from paper.weights import build_talker, read_vector, read_weights
-
-
-def wavlm_speaker(wave: Tensor, checkpoint: str) -> Tensor:
-    """(B, n) at 16 kHz -> speaker embedding (B, 256), by the WavLM speaker model of the release:
-    its folder `speaker_verification` must be importable."""
-    try:
-        from speaker_verification.verification import init_model
-    except ImportError as error:
-        raise RuntimeError(
-            f"--wavlm needs the folder speaker_verification of the released code on PYTHONPATH, "
-            f"and what that imports ({error}); or give the speaker embedding as --voice FILE "
-            f"(.npy or .pt)") from None
-    # It fetches WavLM's code with torch.hub. The weights are loaded here, without pickle.
-    model = init_model("wavlm_large")
-    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    model.load_state_dict(state["model"], strict=False)
-    return model.eval()(wave.cpu()).float()
 
 
 def load_models(Models, folder: Path, embedding=None, wavlm: str | None = None, device=None):
@@ -72,8 +53,8 @@ def load_models(Models, folder: Path, embedding=None, wavlm: str | None = None, 
         vector = read_vector(Path(embedding), size).to(self.device)
         self.speaker = lambda wave: vector[None]
     else:
-        self.speaker = lambda wave: wavlm_speaker(
-            resample(wave, self.config.sample_rate, 16000), wavlm).to(self.device)
+        speaker = ReleasedSpeaker(Path(wavlm), self.config.sample_rate)
+        self.speaker = speaker.to(self.device).eval()
     tokenizer = find_tokenizer(folder) or weights.parent
     self.text_to_ids = functools.partial(qwen_ids, folder=tokenizer)
     return self

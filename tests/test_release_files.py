@@ -285,6 +285,64 @@ def test_a_run_on_released_autoencoders(tmp_path):
         frozen.files_of("motion", released)
 
 
+SPEAKER_MODEL = """
+import torch
+
+def init_model(name):
+    assert name == "wavlm_large"
+    return Mean()
+
+class Mean(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = torch.nn.Linear(3, 8)
+
+    def forward(self, wave):
+        return self.out(torch.stack((wave.mean(1), wave.std(1), wave.abs().amax(1)), 1))
+"""
+
+
+def test_voices_by_the_released_speaker_model(tmp_path, monkeypatch):
+    """--wavlm: no speaker encoder is trained, and voices are what the released model hears in them,
+    at 16 kHz. Its code is another's, of which a stand-in is made here."""
+    write_released(tmp_path / "released")
+    package = tmp_path / "code" / "speaker_verification"
+    package.mkdir(parents=True)
+    (package / "verification.py").write_text(SPEAKER_MODEL)
+    checkpoint = tmp_path / "wavlm.pt"
+    weight = {"out.weight": torch.randn(8, 3), "out.bias": torch.randn(8)}
+    torch.save({"model": weight}, checkpoint)
+    run = tmp_path / "run"
+    words = ["--config", "tiny", "--autoencoders=paper", f"--frozen={tmp_path / 'released'}",
+             "--clips=6", "--autoencoder_clips=4", "--sample_rate=24000", "--audio_latent=6",
+             "--motion_size=5", "--alignment_weight=0", "--talker_steps=2", f"--out_dir={run}",
+             "--voice_statistics=0"]
+    config = train.parse_config([*words, f"--wavlm={checkpoint}"])
+    with pytest.raises(RuntimeError, match="needs the folder speaker_verification"):
+        frozen.check_parts(config)
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        frozen.check_parts(train.parse_config([*words, "--wavlm=nowhere.pt"]))
+    with pytest.raises(ValueError, match="--wavlm goes with --frozen"):
+        train.parse_config(["--config=paper", "--wavlm=a.pt"])
+
+    monkeypatch.syspath_prepend(package.parent)
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    with pytest.raises(ValueError, match="wavlm.pt needs --speaker_size=8$"):
+        frozen.check_parts(train.parse_config([*words, f"--wavlm={checkpoint}",
+                                               "--speaker_size=6"]))
+    assert "Finished" in command("train.py", *words, f"--wavlm={checkpoint}")
+    stages = {json.loads(line)["stage"] for line in (run / "log.jsonl").read_text().splitlines()}
+    assert stages == {"talker"}
+    clip = train.corpus(train.run_config(run))[0]
+    found = data.LatentSet(run / "latents")[0]["audio_condition"]
+    wave = torch.from_numpy(clip.audio)
+    heard = torch.stack((wave.mean(), wave.std(), wave.abs().max()))
+    expected = weight["out.weight"] @ heard + weight["out.bias"]
+    assert error(found, expected) < 0.1
+    command("sample.py", "--ckpt", run, "--text", "bin blue", "--speaker", "1", "--out",
+            tmp_path / "a.mp4")
+
+
 # --------------------------------------------------------------- the layout of the published data
 def bytes_of_motion(motion) -> bytes:
     file = io.BytesIO()
