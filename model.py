@@ -24,7 +24,7 @@ What this file does not do: autoencoders, data, training, files.
 import functools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn as nn
@@ -629,6 +629,26 @@ class Talker(nn.Module):
         return total, log | losses
 
     # ---- generation
+    def reader(self, valid: Tensor, more: int) -> Callable[[Tensor], Tensor]:
+        """A function that reads tokens: (B, n, D), those that follow upon what it has read before,
+        -> the hidden state of the last one, (B, 1, D). It keeps the KV cache.
+
+        Args:
+            valid: (B, n) bool, of the tokens that it reads first; False is padding. more: the
+                number of tokens that follow upon these.
+        """
+        B, first = valid.shape
+        cache = self.backbone.new_cache(B, first + more)
+        # Without padding there is nothing to hide, and attention is faster without a mask.
+        padded = not valid.all()
+        valid = F.pad(valid, (0, more), value=True)                           # (B, capacity)
+
+        def read(tokens: Tensor) -> Tensor:
+            length = cache[0].length + tokens.shape[1]
+            return self.backbone(tokens, valid[:, :length] if padded else None, cache)[:, -1:]
+
+        return read
+
     @torch.inference_mode()
     def generate(self, text, text_mask, conditions, noise, max_patches: int, given=None,
                  streams=None, stop_hits=1, stop_keeps=True, shortest=0, threshold=0.5,
@@ -664,14 +684,11 @@ class Talker(nn.Module):
                              f"only {streams}")
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
 
-        # Prefill: the task tag and the text fill the KV cache, which has room for all patches.
+        # Prefill: the task tag and the text.
         speech_only = torch.full((B,), len(active) == 1 < len(self.modalities), device=text.device)
         x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
-        cache = self.backbone.new_cache(B, x.shape[1] + max_patches)
-        # Without padding there is nothing to hide, and attention is faster without a mask.
-        padded = not text_mask.all()
-        valid = F.pad(valid, (0, max_patches), value=True)                    # (B, capacity)
-        hidden = self.backbone(x, valid[:, :x.shape[1]] if padded else None, cache)[:, -1:]
+        read = self.reader(valid, max_patches)
+        hidden = read(x)                                                      # (B, 1, D)
 
         history = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in active.items()}
@@ -713,8 +730,7 @@ class Talker(nn.Module):
                 place = place + alignment_pace * spoken
                 place = place.clamp(min=0).minimum(symbols)                   # (B, 1)
                 token = token + self.alignment(place)
-            length = cache[0].length + 1
-            hidden = self.backbone(token, valid[:, :length] if padded else None, cache)
+            hidden = read(token)
 
 
 def demonstrate() -> None:

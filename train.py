@@ -24,7 +24,6 @@ import functools
 import gc
 import importlib
 import inspect
-import itertools
 import os
 import subprocess
 import sys
@@ -53,9 +52,8 @@ from engine.processes import (agree_on_dtype, barrier, from_rank_0, join_process
 from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, lock_folder,
                              open_run, parse_crop, read_run_config, read_settings)
 from engine.training import TrainingRun, recompute_blocks
-from engine.shards import (finish, missing_shards, size_of_set, whole_shards,
-                           write_shard)
-from engine.workers import name_skipped, parallel
+from engine.shards import make_set, size_of_set, whole_shards
+from engine.workers import parallel
 from english.seen import Seen
 from heads import SeparateHeads
 from model import FPS, Backbone, Modality, Talker, initialise
@@ -660,7 +658,7 @@ def latent_item(frozen: Frozen, clip: data.Clip | data.BrokenClip) -> dict | dat
     return item
 
 
-def encoded(config: Config, source, numbers: list[int], label: str) -> Iterator:
+def encoded(config: Config, source, label: str, numbers: list[int]) -> Iterator:
     """Clips of a source -> what `latent_item` gives of them, in order. Each clip is made or
     decoded, encoded and forgotten."""
     out = Path(config.out_dir)
@@ -676,22 +674,6 @@ def encoded(config: Config, source, numbers: list[int], label: str) -> Iterator:
         yield latent_item(frozen, clip)
 
 
-def encode_set(config: Config, source, n: int, name: str) -> None:
-    """The first n clips of a source -> <out>/<name>, a LatentSet. The processes of a run share its
-    shards; one that is there already is not made again."""
-    folder = Path(config.out_dir) / name
-    # Rank 0 says what is missing: on a shared folder, others may see it later.
-    missing = from_rank_0(missing_shards(folder, n))
-    mine = missing[rank()::world()]
-    results = encoded(config, source, [i for numbers in mine for i in numbers], name)
-    for numbers in mine:
-        write_shard(folder, numbers, itertools.islice(results, len(numbers)))
-    barrier()
-    if rank() == 0:
-        name_skipped(finish(folder, n), n, name)
-    barrier()
-
-
 def encode_latents(config: Config, source) -> None:
     """The corpus -> latents/, and the sounds of --speech -> speech/, without what needs
     pictures."""
@@ -702,11 +684,12 @@ def encode_latents(config: Config, source) -> None:
     # With --encode_first some of them have to do for now. A later start may want more.
     n = min(n, whole_shards(config.encode_first or n))
     if size_of_set(out / "latents") < n:
-        encode_set(config, source, n, "latents")
+        make_set(out / "latents", n, functools.partial(encoded, config, source, "latents"))
     if config.speech and not (out / "speech" / "meta.json").exists():
         from paper.published import SpeechList
         sounds = SpeechList(config.speech, config.sample_rate, text_check(config))
-        encode_set(config, sounds, len(sounds), "speech")
+        make_set(out / "speech", len(sounds),
+                 functools.partial(encoded, config, sounds, "speech"))
 
 
 # --------------------------------------------------------------------------------------- talker

@@ -16,13 +16,15 @@ A shard is a dict, which torch.load maps into memory:
 """
 import itertools
 from pathlib import Path
-from typing import Iterable
+from typing import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 
 from engine.checkpoints import replacing
 from engine.media import BrokenClip, read_json, write_json
+from engine.processes import barrier, from_rank_0, rank, world
+from engine.workers import name_skipped
 
 # ------------------------------------------------------------------------------------- writing
 SHARD = 500                     # clips
@@ -41,11 +43,6 @@ def whole_shards(n: int) -> int:
 
 def shard_path(folder: Path, numbers: range) -> Path:
     return folder / f"{numbers.start:08d}-{numbers.stop:08d}.pt"
-
-
-def missing_shards(folder: Path, n: int) -> list[range]:
-    """Of the shards of n clips, those that are not there yet."""
-    return [numbers for numbers in shard_ranges(n) if not shard_path(folder, numbers).exists()]
 
 
 def checked(item: dict) -> dict[str, np.ndarray]:
@@ -131,6 +128,24 @@ def finish(folder: Path, n: int) -> list[str]:
     if widths:
         write_json(folder / "meta.json", dict(format=FORMAT, n=n, shards=names, widths=widths))
     return skipped
+
+
+def make_set(folder: Path, n: int, encode: Callable[[list[int]], Iterator]) -> None:
+    """Make a set of the first n clips of a source. All processes of a run call this together, and
+    share the shards; one that is there already is not made again. ValueError if no clip can be
+    used.
+
+    encode: numbers of clips -> for each an item or a BrokenClip, see `write_shard`."""
+    # Rank 0 says what is missing: on a shared folder, others may see it later.
+    missing = [numbers for numbers in shard_ranges(n) if not shard_path(folder, numbers).exists()]
+    mine = from_rank_0(missing)[rank()::world()]
+    results = encode([number for numbers in mine for number in numbers])
+    for numbers in mine:
+        write_shard(folder, numbers, itertools.islice(results, len(numbers)))
+    barrier()
+    if rank() == 0:
+        name_skipped(finish(folder, n), n, folder.name)
+    barrier()
 
 
 def write_set(folder: Path, results: Iterable[dict | BrokenClip]) -> None:

@@ -1,4 +1,5 @@
 """What the tests share: small models with random weights, batches for them, the command line."""
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -79,6 +80,18 @@ def command(*arguments, fails=False, cwd=HOME) -> str:
     said = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, said
     return said
+
+
+def in_processes(module: str, out: Path, *options: str, processes=1, **environment):
+    """Run a module of tests/ as a script, `python -m MODULE OUT OPTIONS`, in that many processes of
+    one thread each -> subprocess.CompletedProcess."""
+    words = [sys.executable, "-m"]
+    if processes > 1:
+        words += ["torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
+                  "--module"]
+    return subprocess.run(
+        [*words, module, str(out), *options], cwd=HOME, timeout=300, capture_output=True,
+        text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
 
 
 def check_clip(path, seconds=None) -> None:

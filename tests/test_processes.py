@@ -4,10 +4,10 @@ process that is killed ends the run (engine/processes.py).
 As a script, by torchrun or alone, this file trains a tiny talker on random latents in the folder it
 is given:  python -m tests.test_processes FOLDER [--field=value ...]
 """
+import functools
 import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,8 +21,8 @@ import data
 import train
 from engine.checkpoints import load_checkpoint
 from engine.processes import join_processes, plainly, rank, world
+from tests.helpers import in_processes
 
-HOME = Path(__file__).resolve().parent.parent
 SIZES = ["--config=tiny", "--data=none", "--talker_steps=6", "--speech_only=0.3"]
 
 
@@ -68,15 +68,7 @@ def random_latents(out: Path) -> Path:
     return out
 
 
-def run(out: Path, *options: str, processes=1, **environment) -> subprocess.CompletedProcess:
-    """Train in that many processes."""
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
-                    "--module"]
-    return subprocess.run(
-        [*command, "tests.test_processes", str(out), *options], cwd=HOME, timeout=200,
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+run = functools.partial(in_processes, "tests.test_processes")
 
 
 def curve(out: Path) -> torch.Tensor:

@@ -4,11 +4,11 @@ memory.
 As a script, by torchrun or alone, this file encodes the clips of a run whose autoencoders are
 trained, in shards of four, and trains its talker:  python -m tests.test_shards FOLDER [options ...]
 """
+import functools
 import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from engine import shards
 from engine.checkpoints import load_checkpoint
 from engine.media import BrokenClip, read_audio
 from engine.processes import join_processes, plainly, rank, world
-from tests.helpers import HOME, check_clip, command
+from tests.helpers import check_clip, command, in_processes
 
 OPTIONS = ["--config=tiny", "--clips=22", "--accumulate=3", "--muon_rate=0", "--speaker_batch=3",
            "--audio_batch=3", "--motion_batch=3", "--talker_batch=6", "--short_first=0"]
@@ -45,23 +45,16 @@ def main(out: str, *options: str) -> None:
 
 def die_after_a_shard() -> None:
     """Let this process kill itself when it has written one shard."""
-    write = train.write_shard
+    write = shards.write_shard
 
     def write_and_die(*arguments):
         write(*arguments)
         os.kill(os.getpid(), signal.SIGKILL)
 
-    train.write_shard = write_and_die
+    shards.write_shard = write_and_die
 
 
-def run(out: Path, *options: str, processes=1, **environment) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m"]
-    if processes > 1:
-        command += ["torch.distributed.run", f"--nproc_per_node={processes}", "--standalone",
-                    "--module"]
-    return subprocess.run(
-        [*command, "tests.test_shards", str(out), *options], cwd=HOME, timeout=300,
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"} | environment)
+run = functools.partial(in_processes, "tests.test_shards")
 
 
 def written(folder: Path) -> dict[str, int]:

@@ -11,7 +11,6 @@ Axis letters: B batch, T frames, N patches, P frames per patch, D width, K strea
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
 
 from model import HeadInput, Talker
 
@@ -76,15 +75,7 @@ class InterleavedTalker(Talker):
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
         speech_only = torch.zeros(B, dtype=torch.bool, device=text.device)
         x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
-        new = len(self.order) * max_patches
-        cache = self.backbone.new_cache(B, x.shape[1] + new)
-        padded = not text_mask.all()
-        valid = F.pad(valid, (0, new), value=True)                            # (B, capacity)
-
-        def read(token: Tensor) -> Tensor:
-            length = cache[0].length + token.shape[1]
-            return self.backbone(token, valid[:, :length] if padded else None, cache)[:, -1:]
-
+        read = self.reader(valid, len(self.order) * max_patches)
         hidden = read(x)                                                      # (B, 1, D)
         patches = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in self.modalities.items()}
