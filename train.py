@@ -49,8 +49,9 @@ from engine.lora import add_changes, merge
 from engine.media import first_with_pictures, picture_size, write_json
 from engine.processes import (agree_on_dtype, barrier, from_rank_0, join_processes, plainly,
                               processes_here, rank, run_in_processes, world)
-from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, lock_folder,
-                             open_run, parse_crop, read_run_config, read_settings)
+from engine.settings import (check_frozen, check_memory, check_settings, copy_frozen, frozen_digest,
+                             lock_folder, open_run, parse_crop, read_run_config, read_settings,
+                             widths_of)
 from engine.training import TrainingRun, recompute_blocks
 from engine.shards import make_set, size_of_set, whole_shards
 from engine.workers import parallel
@@ -108,9 +109,10 @@ class Config:
     voice_statistics: bool = True   # the audio head's condition is the speaker embedding with mean
     #                                 and deviation of the reference's latents; see audio_condition
 
-    latent_dtype: str = "float32"   # of the latents on disk, or float16
-    encode_first: int = 0           # clips after which the talker begins to train; 0: all. The same
-    #                                 command with more of them encodes more, and goes on
+    latent_dtype: str = "float32"   # or float16: of the latents on disk
+    encode_first: int = 0           # clips (in whole shards of 500) after which the talker begins
+    #                                 to train; 0: all. The same command with more of them, once
+    #                                 this one was stopped, encodes more and goes on
 
     motion_size: int = 20           # orthogonal directions, the width of the motion latents
     motion_coarse: int = 96         # channels at 8 x 8 (paper: up to 64 x 64, halved from there)
@@ -460,8 +462,14 @@ def load_model(out: Path, stage: str, device="cpu") -> torch.nn.Module:
     if "released" in state:
         from paper.frozen import load_part
         return load_part(stage, state["released"]).to(device).eval()
-    model = build(stage, run_config(out))
+    config = run_config(out)
+    model = build(stage, config)
+    changing = stage == "talker" and config.lora and not state.get("done")
+    if changing:
+        add_changes(model, config.lora)
     load_weights(model, state, Path(out) / f"{stage}.pt")
+    if changing:
+        merge(model)
     return model.to(device).eval()
 
 
@@ -521,7 +529,8 @@ def corpus(config: Config, split="train", n: int | None = None, speakers=None):
 
 
 def open_corpus(config: Config):
-    """The source of clips of a new run. ValueError if the other settings do not go with it."""
+    """The source of clips, where a run starts. It completes config.crop. ValueError if the other
+    settings do not go with these clips."""
     source = corpus(config)
     if not source.size and not config.frozen:
         raise ValueError(f"{config.data} has motion in the latents of the released LIA-X and no "
@@ -606,12 +615,18 @@ def train_autoencoder(stage: str, config: Config, device, dtype, bar=0) -> None:
 
 
 # -------------------------------------------------------------------------------------- latents
-@functools.lru_cache
-def frozen_parts(out: Path, device=torch.device("cpu")) -> Frozen:
-    """The frozen parts of a run, loaded once in each process."""
-    dtype = prepare_machine(device, 1)
+def load_frozen(out: Path, device: torch.device, threads: int | None = None) -> Frozen:
+    """The frozen parts of a run."""
+    dtype = prepare_machine(device, threads)
     parts = [load_model(out, stage, device) for stage in ("audio", "motion", "speaker")]
     return Frozen(run_config(out), *parts, device, dtype)
+
+
+@functools.lru_cache
+def frozen_parts(out: Path) -> Frozen:
+    """The frozen parts of a run on the CPU, loaded once in each process, which then has one
+    thread."""
+    return load_frozen(out, torch.device("cpu"), 1)
 
 
 @functools.lru_cache
@@ -653,8 +668,11 @@ def latent_item(frozen: Frozen, clip: data.Clip | data.BrokenClip) -> dict | dat
         except data.BrokenClip as error:
             return error
         condition = stream.condition(frozen, clip, latents)
-        item[name] = latents.to("cpu", dtype).numpy()
-        item[f"{name}_condition"] = condition.to("cpu", dtype).numpy()
+        for key, array in ((name, latents), (f"{name}_condition", condition)):
+            item[key] = array.to("cpu", dtype).numpy()
+            if not np.isfinite(item[key]).all():
+                return data.BrokenClip(
+                    clip.name, f"{key} has numbers that {frozen.config.latent_dtype} does not hold")
     return item
 
 
@@ -662,14 +680,14 @@ def encoded(config: Config, source, label: str, numbers: list[int]) -> Iterator:
     """Clips of a source -> what `latent_item` gives of them, in order. Each clip is made or
     decoded, encoded and forgotten."""
     out = Path(config.out_dir)
-    workers = max(1, cores() // processes_here())
+    workers = cores(processes_here())
     device = pick_device(config.device)
     if device.type == "cpu":
         encode = functools.partial(encode_clip, out)
         yield from parallel(encode, source, numbers, workers, label)
         return
     # Worker processes make or decode, and this one encodes.
-    frozen = frozen_parts(out, device)
+    frozen = load_frozen(out, device)
     for clip in parallel(data.make_clip, source, numbers, workers, label):
         yield latent_item(frozen, clip)
 
@@ -683,12 +701,14 @@ def encode_latents(config: Config, source) -> None:
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
     # With --encode_first some of them have to do for now. A later start may want more.
     n = min(n, whole_shards(config.encode_first or n))
-    if size_of_set(out / "latents") < n:
-        make_set(out / "latents", n, functools.partial(encoded, config, source, "latents"))
-    if config.speech and not (out / "speech" / "meta.json").exists():
+    made_of = dict(frozen=frozen_digest(out), modalities=widths_of(config, modality_table(config)))
+    if from_rank_0(size_of_set(out / "latents")) < n and not finished(out, "talker"):
+        make_set(out / "latents", n, made_of | dict(clips=source.key),
+                 functools.partial(encoded, config, source, "latents"))
+    if config.speech and not from_rank_0(size_of_set(out / "speech")):
         from paper.published import SpeechList
         sounds = SpeechList(config.speech, config.sample_rate, text_check(config))
-        make_set(out / "speech", len(sounds),
+        make_set(out / "speech", len(sounds), made_of | dict(clips=sounds.key),
                  functools.partial(encoded, config, sounds, "speech"))
 
 
@@ -745,11 +765,13 @@ def train_talker(config: Config, device, dtype) -> None:
     talker = build("talker", config)
     if config.start and not (out / "talker.pt").exists():
         from paper.weights import start_from
-        start_from(talker, config.start)
+        whole = start_from(talker, config.start)
+        if config.lora and not whole:
+            raise ValueError(f"--lora changes a talker, and --start={config.start} holds only the "
+                             "language model")
     if config.lora:
         add_changes(talker, config.lora)
     talker.to(device)
-    talker.longest_seen.fill_(int(clips.frames.max()) // config.patch)
     kernels.install(talker)                       # the same function up to rounding, faster
     if config.recompute:
         if not hasattr(talker, "backbone"):
@@ -772,7 +794,10 @@ def train_talker(config: Config, device, dtype) -> None:
             with_video = torch.tensor(indices) < len(clips)
         return data.collate(items, config.patch) | dict(with_video=with_video)
 
+    longest = int(clips.frames.max()) // config.patch
+
     def compute_loss(batch, generator):
+        talker.longest_seen.fill_(longest)        # a checkpoint may be of fewer clips
         frames = batch["patches"] * config.patch
         return talker(
             batch["text"], batch["text_mask"],
@@ -819,7 +844,7 @@ def run_stages(stages: tuple[str, ...], config: Config, threads: int | None = No
 
 
 def train_frozen_parts(config: Config, source) -> None:
-    """Corpus, speaker encoder, autoencoders and latents. With --from these are copied instead, and
+    """Corpus, speaker encoder, autoencoders and latents. With --from these are another run's, and
     with --frozen the autoencoders are those of a folder."""
     out = Path(config.out_dir)
     if rank() == 0 and config.frozen:

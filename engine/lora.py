@@ -2,9 +2,9 @@
 
     W + up down     W (R, C) stays what it is; up (R, rank) starts at zero, down (rank, C) at random
 
-Only the matrices of Transformer blocks change, those of the backbone and of the heads, so that the
-optimizer keeps moments of a hundredth of the parameters. In the end `merge` adds the products to
-the weights: a finished talker.pt looks as if it had been trained without.
+Only the matrices of Transformer blocks change, those of the backbone, the patch encoders and the
+heads, so that the optimizer keeps moments of a hundredth of the parameters. In the end `merge` adds
+the products to the weights: a finished talker.pt looks as if it had been trained without.
 """
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, rank: int):
         super().__init__()
         rows, columns = weight.shape
-        self.up = nn.Parameter(torch.zeros(rows, rank))
-        self.down = nn.Parameter(torch.randn(rank, columns) / columns ** 0.5)
+        down = torch.randn(rank, columns, device=weight.device) / columns ** 0.5
+        self.up = nn.Parameter(torch.zeros(rows, rank, device=weight.device))
+        self.down = nn.Parameter(down)
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + self.up @ self.down

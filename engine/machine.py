@@ -122,9 +122,10 @@ def usable_cores() -> int:
     return max(1, int(min([there, *quotas])))
 
 
-def cores() -> int:
-    """CPU cores that this process may use, at most 8: more worker processes only cost memory."""
-    return min(8, usable_cores())
+def cores(sharing=1) -> int:
+    """CPU cores that this process may use, at most 8: more worker processes only cost memory.
+    sharing: processes that share the machine."""
+    return min(8, max(1, usable_cores() // sharing))
 
 
 def memory(device: torch.device) -> float:

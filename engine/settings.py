@@ -10,6 +10,7 @@ given for it.
 """
 import dataclasses
 import difflib
+import functools
 import json
 import os
 import re
@@ -19,8 +20,9 @@ from pathlib import Path
 
 import torch
 
-from data import ALPHABETS, KINDS, SHORTEST, TIMINGS
-from engine.checkpoints import finished, replacing
+from data import ALPHABETS, KINDS, SHORTEST, TIMINGS, stable_hash
+from engine.checkpoints import finished, load_checkpoint, replacing
+from engine.lora import add_changes
 from engine.media import read_json, write_json
 from engine.processes import world
 from engine.shards import read_meta
@@ -30,7 +32,8 @@ try:
 except ImportError:
     fcntl = None                # Windows has none, see lock_folder
 
-# Fields that may change when a run is resumed: none of them decides what is trained.
+# Fields that may change when a run is resumed: they do not decide what is trained, but for
+# encode_first, which decides with how much it begins.
 ALWAYS_FREE = {
     "out_dir", "log_every", "save_every", "fsdp", "device", "recompute", "encode_first",
     "euler_steps", "guidance", "temperature", "motion_temperature", "alignment_pace",
@@ -239,6 +242,8 @@ def check_memory(build, stages: list[str], config, there: float) -> None:
             # PyTorch counts bytes in 64 bits, and says so if that is not enough.
             raise ValueError(f"the model of the stage {stage} can't be built ({fields}): "
                              f"{str(error).splitlines()[0]}") from error
+        if stage == "talker" and config.lora:
+            add_changes(model, config.lora)
         # With --from the frozen parts are there, and are not trained.
         if config.from_run and stage in FROZEN_STAGES:
             continue
@@ -304,6 +309,26 @@ def missing_stages(config) -> list[str]:
     return [stage for stage in FROZEN_STAGES if not (out / f"{stage}.pt").exists()]
 
 
+def widths_of(config, modalities: dict) -> dict[str, int]:
+    """The widths of all arrays of the latents, by name. modalities: name -> model.Modality."""
+    widths = {}
+    for name, modality in modalities.items():
+        widths[name] = modality.latent
+        widths[f"{name}_condition"] = modality.condition
+    if config.aligned:
+        widths["spoken"] = 1
+    return widths
+
+
+@functools.lru_cache
+def frozen_digest(out: Path) -> str:
+    """What tells the frozen parts of one run from those of another."""
+    states = [load_checkpoint(out, stage) for stage in FROZEN_STAGES]
+    sums = [round(float(x.double().sum()), 6) for state in states for x in state["model"].values()]
+    released = [state["released"]["files"] for state in states if "released" in state]
+    return stable_hash(sums + released)
+
+
 def check_frozen(config, modalities: dict) -> None:
     """Before anything is written. ValueError where `--from RUN` lacks what is missing here, or
     where the latents that the talker would learn from are not those of `modalities`, name ->
@@ -329,12 +354,7 @@ def check_frozen(config, modalities: dict) -> None:
     # Latents are made once. A modality that was added or removed since then needs new ones.
     if not latents.exists():
         return
-    widths = {}
-    for name, modality in modalities.items():
-        widths[name] = modality.latent
-        widths[f"{name}_condition"] = modality.condition
-    if config.aligned:
-        widths["spoken"] = 1
+    widths = widths_of(config, modalities)
     found = read_meta(latents.parent)["widths"]
     if widths.keys() - found.keys() == {"spoken"}:
         raise ValueError(
@@ -354,17 +374,20 @@ def copy_frozen(config) -> None:
         return
     run = Path(config.from_run)
     out = Path(config.out_dir)
-    files = [f"{stage}.pt" for stage in missing_stages(config)]
+    for stage in missing_stages(config):
+        share(run / f"{stage}.pt", out / f"{stage}.pt")
     for folder in ("latents", "speech") if config.speech else ("latents",):
         if (out / folder / "meta.json").exists():
             continue
-        # meta.json is the last one: without it latents count as unfinished.
-        names = [*read_meta(run / folder)["shards"], "meta.json"]
-        files += [f"{folder}/{name}" for name in names]
+        meta = read_meta(run / folder)
         (out / folder).mkdir(parents=True, exist_ok=True)
-
-    for name in files:
-        share(run / name, out / name)
+        for name in meta["shards"]:
+            share(run / folder / name, out / folder / name)
+        # meta.json is the last one: without it latents count as unfinished. That of RUN may have
+        # more shards by now.
+        write_json(out / folder / "meta.json", meta)
+        if config.encode_first:
+            print(f"{folder}: of the first {meta['n']} clips, which is what {run} has encoded")
 
 
 def share(source: Path, path: Path) -> None:
@@ -373,7 +396,7 @@ def share(source: Path, path: Path) -> None:
     path.unlink(missing_ok=True)
     try:
         # None of these files is ever written to: a new version of it is another file.
-        os.link(source, path)
+        os.link(source.resolve(), path)
     except OSError:
         with open(source, "rb") as original, replacing(path) as copy:
             shutil.copyfileobj(original, copy)

@@ -16,7 +16,7 @@ A shard is a dict, which torch.load maps into memory:
 """
 import itertools
 from pathlib import Path
-from typing import Callable, Iterable, Iterator
+from typing import Callable, Generator, Iterable
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ def shard_ranges(n: int) -> list[range]:
 
 
 def whole_shards(n: int) -> int:
-    """The number of clips of so many shards that n clips fill them."""
+    """n, rounded up to whole shards."""
     return -(-n // SHARD) * SHARD
 
 
@@ -52,12 +52,14 @@ def checked(item: dict) -> dict[str, np.ndarray]:
     for name in sorted(item.keys() - {"name", "text"}):
         array = np.asarray(item[name])
         arrays[name] = array if array.dtype == np.float16 else array.astype(np.float32)
-    lengths = {len(array) for array in arrays.values() if array.ndim == 2}
-    finite = all(np.isfinite(array).all() for array in arrays.values())
-    if len(lengths) != 1 or not finite:
-        shapes = [array.shape for array in arrays.values()]
-        raise ValueError(
-            f"{item['name']}: latents must be finite and of one length; got {shapes}")
+    lengths = {name: len(array) for name, array in arrays.items() if array.ndim == 2}
+    if len(set(lengths.values())) != 1:
+        raise ValueError(f"{item['name']}: its sequences should be of one length; they have "
+                         f"{lengths} frames")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            wider = "; --latent_dtype=float32 holds larger ones" * (array.dtype == np.float16)
+            raise ValueError(f"{item['name']}: {name} should have finite numbers alone{wider}")
     return arrays
 
 
@@ -124,24 +126,49 @@ def finish(folder: Path, n: int) -> list[str]:
         shard = open_shard(folder / name)
         skipped += shard["skipped"]
         arrays = shard["sequences"] | shard["vectors"]
-        widths |= {name: array.shape[1] for name, array in arrays.items()}
+        found = {name: array.shape[1] for name, array in arrays.items()}
+        if found and found != (widths or found):
+            raise ValueError(f"{folder / name} has other arrays ({found}) than the shards before "
+                             f"it ({widths}): delete {folder} to encode the clips anew")
+        widths = found or widths
     if widths:
         write_json(folder / "meta.json", dict(format=FORMAT, n=n, shards=names, widths=widths))
     return skipped
 
 
-def make_set(folder: Path, n: int, encode: Callable[[list[int]], Iterator]) -> None:
+def begin(folder: Path, made_of: dict) -> None:
+    """Let a folder hold shards of nothing else, and say what they are made of."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "made_of.json"
+    if path.exists() and read_json(path) == made_of:
+        return
+    (folder / "meta.json").unlink(missing_ok=True)
+    for shard in folder.glob("*-*.pt"):
+        shard.unlink()
+    write_json(path, made_of)
+
+
+def make_set(folder: Path, n: int, made_of: dict,
+             encode: Callable[[list[int]], Generator]) -> None:
     """Make a set of the first n clips of a source. All processes of a run call this together, and
     share the shards; one that is there already is not made again. ValueError if no clip can be
     used.
 
-    encode: numbers of clips -> for each an item or a BrokenClip, see `write_shard`."""
+    Args:
+        made_of: what tells these clips and their encoders from others, in JSON. Shards that were
+            made of something else are deleted.
+        encode: numbers of clips -> for each an item or a BrokenClip, see `write_shard`."""
     # Rank 0 says what is missing: on a shared folder, others may see it later.
-    missing = [numbers for numbers in shard_ranges(n) if not shard_path(folder, numbers).exists()]
+    missing = []
+    if rank() == 0:
+        begin(folder, made_of)
+        missing = [x for x in shard_ranges(n) if not shard_path(folder, x).exists()]
     mine = from_rank_0(missing)[rank()::world()]
     results = encode([number for numbers in mine for number in numbers])
     for numbers in mine:
         write_shard(folder, numbers, itertools.islice(results, len(numbers)))
+    # Whoever is ready first waits, without worker processes.
+    results.close()
     barrier()
     if rank() == 0:
         name_skipped(finish(folder, n), n, folder.name)
@@ -168,8 +195,9 @@ def open_shard(path: Path) -> dict:
         return torch.load(path, mmap=True, weights_only=True)
     except Exception as error:                    # whatever a damaged file leads to
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ValueError(f"{path} is no shard of latents ({reason}): delete it and the meta.json "
-                         "beside it, and train.py makes it again") from None
+        raise ValueError(f"{path} is no shard of latents ({reason}). Without it and the meta.json "
+                         f"beside it, `python train.py --out_dir {path.parent.parent} ...` makes "
+                         "it again") from None
 
 
 def read_meta(folder: Path) -> dict:
@@ -181,7 +209,7 @@ def read_meta(folder: Path) -> dict:
     meta = read_json(path)
     if meta.get("format") != FORMAT:
         raise ValueError(f"{folder} was written by an older version of nanoTalker: delete it, and "
-                         "train.py encodes the clips again")
+                         f"`python train.py --out_dir {folder.parent} ...` encodes the clips again")
     return meta
 
 

@@ -84,7 +84,7 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
             raise ValueError(f"{frozen_run} has no finished {stage}.pt: `python train.py --out_dir "
                              f"{frozen_run}` makes it")
     source = train.corpus(config)
-    made_of = dict(frozen=digest_of(frozen_run), key=source.key, n=n)
+    made_of = dict(frozen=settings.frozen_digest(frozen_run), key=source.key, n=n)
     about = out / "base.json"
     if about.exists():
         if read_json(about) != made_of:
@@ -120,15 +120,6 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     with replacing(out / "references.pt") as file:
         torch.save(references, file)
     write_json(about, made_of)
-
-
-@functools.lru_cache
-def digest_of(run: Path) -> str:
-    """What tells the frozen parts of one run from those of another."""
-    states = [train.load_checkpoint(run, stage) for stage in settings.FROZEN_STAGES]
-    sums = [round(float(x.double().sum()), 6) for state in states for x in state["model"].values()]
-    released = [state["released"]["files"] for state in states if "released" in state]
-    return data.stable_hash(sums + released)
 
 
 def load_references(base: Path) -> dict[int, dict]:
@@ -320,7 +311,7 @@ def identity(experiment: Experiment, corpus: str, seed: int, base: Path, more: l
     """What tells a run from others: two rows that share all of it are the same run."""
     return dict(corpus=corpus, name=experiment.name, seed=seed,
                 settings=[*experiment.settings, *more],
-                sentences=len(data.LatentSet(base / "test")), frozen=digest_of(base))
+                sentences=len(data.LatentSet(base / "test")), frozen=settings.frozen_digest(base))
 
 
 def commit() -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from engine.checkpoints import finished, save_checkpoint
+from engine.checkpoints import finished, read_checkpoint, save_checkpoint
 from paper.autoencoders import resample
 from paper.weights import build_audio, build_motion, read_weights
 
@@ -71,12 +71,16 @@ class ReleasedSpeaker(torch.nn.Module):
             from speaker_verification.verification import init_model
         except ImportError as error:
             raise RuntimeError(
-                f"--wavlm needs the folder speaker_verification of the released code on "
-                f"PYTHONPATH, and what that imports ({error})") from None
+                f"the released speaker model needs the folder speaker_verification of the released "
+                f"code on PYTHONPATH, and what that imports ({error}); with sample.py --released, "
+                "--voice can be a file with the embedding instead (.npy or .pt)") from None
         # It fetches WavLM's code with torch.hub. The weights are loaded here, without pickle.
         self.model = init_model("wavlm_large")
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        self.model.load_state_dict(state["model"], strict=False)
+        state = read_checkpoint(checkpoint)["model"]
+        missing, _ = self.model.load_state_dict(state, strict=False)
+        if len(missing) > len(self.model.state_dict()) / 10:
+            raise ValueError(f"{checkpoint} is not the speaker model of the release: it lacks "
+                             f"{len(missing)} of its weights, such as {missing[0]}")
         self.sample_rate = sample_rate
 
     def forward(self, wave: torch.Tensor) -> torch.Tensor:
@@ -85,10 +89,14 @@ class ReleasedSpeaker(torch.nn.Module):
 
 
 def files_by_stage(config) -> dict[str, list[Path]]:
-    """The files of each frozen part that a run takes over."""
-    found = {stage: files_of(stage, Path(config.frozen)) for stage in FILES}
-    if config.wavlm:
-        found["speaker"] = [Path(config.wavlm)]
+    """The files of each frozen part that a run has still to take over."""
+    stages = (*FILES, "speaker") if config.wavlm else FILES
+    found = {}
+    for stage in stages:
+        # What a run has taken over is not looked for again.
+        if not finished(Path(config.out_dir), stage):
+            found[stage] = ([Path(config.wavlm)] if stage == "speaker" else
+                            files_of(stage, Path(config.frozen)))
     return found
 
 
@@ -96,8 +104,6 @@ def check_parts(config) -> None:
     """Before anything is written: the released models are of the run's sizes. ValueError where they
     are not."""
     for stage, files in files_by_stage(config).items():
-        if finished(Path(config.out_dir), stage):
-            continue
         if stage == "speaker":
             model = ReleasedSpeaker(*files, config.sample_rate).eval()
             with torch.inference_mode():
@@ -118,8 +124,6 @@ def adopt_parts(config) -> None:
     files."""
     out = Path(config.out_dir)
     for stage, paths in files_by_stage(config).items():
-        if finished(out, stage):
-            continue
         folder = Path(config.frozen if stage in FILES else paths[0].parent)
         files = {str(path.relative_to(folder)): [path.stat().st_size, digest_of(path)]
                  for path in paths}

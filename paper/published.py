@@ -133,6 +133,7 @@ def checked_text(name: str, text: str, seconds: float, encode) -> str:
         # Nobody speaks 50 characters per second: such a text belongs to another clip.
         if len(text) > 50 * seconds:
             raise ValueError(f"it has {len(text)} characters for {seconds:.1f} s")
+        text.encode()                             # half of a pair of surrogates can't be written
         if encode:
             encode(text)
     except ValueError as error:
@@ -163,14 +164,15 @@ class PublishedData:
         self.encode = encode
         self.index = index
         # Where the files are, in a dict of tensors: rows and their starts, of three texts for each
-        # clip, see engine.shards.pack; places (n, 2, 3), see find_files.
+        # clip, see engine.shards.pack; places (n, 2, 3), see find_files; and the tar files.
         self.found = None
+        self.kept = False
         files = [*sorted(self.root.glob("metadata/*.csv")), *sorted(self.root.glob("shards/*.tar"))]
         files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         stamp = stable_hash(["published", files, split, sample_rate])
         if index and index.exists():
-            self.found = torch.load(index, mmap=True, weights_only=True)
-        if not self.found or self.found["stamp"] != stamp:
+            self.found = self.read_index()
+        if not self.found or self.found["stamp"] != stamp or self.moved():
             self.found = self.look(split) | {"stamp": stamp}
 
     def look(self, split: str) -> dict:
@@ -187,21 +189,38 @@ class PublishedData:
         return dict(key=key, shards=[str(path) for path in shards], rows=packed, starts=starts,
                     places=torch.from_numpy(places))
 
+    def read_index(self) -> dict | None:
+        """What `keep` has written; None if it is damaged."""
+        try:
+            return torch.load(self.index, mmap=True, weights_only=True)
+        except Exception:                         # whatever a damaged file leads to
+            return None
+
+    def moved(self) -> bool:
+        """Whether a file that was in no tar, or nowhere, is not as it was found."""
+        places = self.found["places"]
+        for index, column in (places[..., 0] < 0).nonzero().tolist():
+            path = self.root / self.column(index, COLUMNS[column])
+            size = path.stat().st_size if path.is_file() else 0
+            if size != places[index, column, 2].clamp(min=0):
+                return True
+        return False
+
     def keep(self) -> None:
         """Write the index. From then on it is mapped into memory: a million clips are handed to
         worker processes by the name of a file."""
         with replacing(self.index) as file:
             torch.save(self.found, file)
-        self.found = torch.load(self.index, mmap=True, weights_only=True)
+        self.found = self.read_index()
+        self.kept = True
 
     def __getstate__(self) -> dict:
-        kept = self.index and self.index.exists()
-        return self.__dict__ | {"found": None} if kept else self.__dict__
+        return self.__dict__ | {"found": None} if self.kept else self.__dict__
 
     def __setstate__(self, state: dict) -> None:
         self.__dict__ = state
         if self.found is None:
-            self.found = torch.load(self.index, mmap=True, weights_only=True)
+            self.found = self.read_index()
 
     @property
     def key(self) -> str:
@@ -291,6 +310,13 @@ class SpeechList:
             raise ValueError(f"{path} names no .wav file")
         self.sample_rate = sample_rate
         self.encode = encode
+
+    @property
+    def key(self) -> str:
+        """A hash of the list, and of the sizes of its files."""
+        sizes = [path.stat().st_size if path.is_file() else None
+                 for wav in self.paths for path in (wav, wav.with_suffix(".json"))]
+        return stable_hash(["speech", list(map(str, self.paths)), sizes, self.sample_rate])
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from engine.checkpoints import load_checkpoint
 from heads import FlowHead, SeparateHeads
 from model import Backbone, Modality, Talker
 from paper.autoencoders import LIAX, WhisperXVAE
@@ -248,21 +249,27 @@ def check_released_settings(talker: Talker, folder: Path) -> None:
         raise ValueError(f"the released talker in {folder} has {', '.join(other)}")
 
 
-def start_from(talker: Talker, source: str) -> None:
+def start_from(talker: Talker, source: str) -> bool:
     """Give a talker its first weights: everything of an earlier run of the same sizes (its folder)
     or of the released talker (the folder with its safetensors and config.json), or backbone and
-    embedding of Qwen3 (a folder of safetensors, or a name on Hugging Face)."""
+    embedding of Qwen3 (a folder of safetensors, or a name on Hugging Face). Returns whether that
+    was everything."""
     checkpoint = Path(source) / "talker.pt"
     if checkpoint.exists():
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        talker.load_state_dict(state["model"])
-        return
+        state = load_checkpoint(Path(source), "talker")
+        try:
+            talker.load_state_dict(state["model"])
+        except RuntimeError as error:
+            reason = str(error).splitlines()[1].strip()[:200]
+            raise ValueError(f"--start={source}: its talker has other sizes, or is not finished "
+                             f"({reason})") from None
+        return True
     if Path(source).is_dir():
         state = read_weights(Path(source), "*.safetensors")
         if "llm.model.embed_tokens.weight" in state:
             check_released_settings(talker, next(Path(source).rglob("*.safetensors")).parent)
             load_talker(talker, state)
-            return
+            return True
     else:
         try:
             from transformers import AutoModelForCausalLM
@@ -274,6 +281,7 @@ def start_from(talker: Talker, source: str) -> None:
     backbone.load_state_dict(rename(state, BACKBONE, "model.", backbone.state_dict()))
     embedding.load_state_dict(rename(
         state, {"weight": "embed_tokens.weight"}, "model.", embedding.state_dict()))
+    return False
 
 
 # ---------------------------------------------------------------------------- audio autoencoder

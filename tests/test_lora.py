@@ -7,6 +7,7 @@ import torch
 import train
 from engine.checkpoints import load_checkpoint
 from engine.lora import add_changes, changed_layers, merge
+from paper.weights import start_from
 from tests.helpers import command, error, random_batch, tiny_talker
 
 
@@ -53,5 +54,15 @@ def test_a_run_that_fine_tunes_by_changes(tmp_path):
     assert len(changed) == len(changed_layers(talker))
     command("sample.py", "--ckpt", tuned, "--text", "bin blue", "--speaker", "1", "--out",
             tmp_path / "a.mp4")
+    # Before its end it can be listened to as well, but starts no other.
+    state = load_checkpoint(tuned, "talker")
+    talker, config = train.build("talker", train.run_config(tuned)), train.run_config(tuned)
+    talker.load_state_dict(state["model"])
+    add_changes(talker, config.lora)
+    torch.save(state | {"done": False, "model": talker.state_dict()}, tuned / "talker.pt")
+    again = train.load_model(tuned, "talker").state_dict()
+    assert all(torch.equal(x, state["model"][name]) for name, x in again.items())
+    with pytest.raises(ValueError, match="has other sizes, or is not finished"):
+        start_from(train.build("talker", config), str(tuned))
     with pytest.raises(ValueError, match="say with --start which"):
         train.parse_config(["--config=tiny", "--lora=3"])

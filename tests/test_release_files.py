@@ -325,7 +325,11 @@ def test_voices_by_the_released_speaker_model(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="--wavlm goes with --frozen"):
         train.parse_config(["--config=paper", "--wavlm=a.pt"])
 
+    wrong = tmp_path / "other.pt"
+    torch.save({"model": {"encoder.weight": torch.ones(2)}}, wrong)
     monkeypatch.syspath_prepend(package.parent)
+    with pytest.raises(ValueError, match="other.pt is not the speaker model.*lacks 2 of"):
+        frozen.check_parts(train.parse_config([*words, f"--wavlm={wrong}"]))
     monkeypatch.setenv("PYTHONPATH", str(package.parent))
     with pytest.raises(ValueError, match="wavlm.pt needs --speaker_size=8$"):
         frozen.check_parts(train.parse_config([*words, f"--wavlm={checkpoint}",
@@ -440,11 +444,27 @@ def test_an_index_of_published_data_is_read_while_it_is_true(tmp_path, monkeypat
         for i in range(8):
             assert np.array_equal(other[i].motion, source[i].motion)
             assert (other[i].text, other[i].name) == (source[i].text, source[i].name)
+    # A damaged one counts as none.
+    content = index.read_bytes()
+    index.write_bytes(content[:200])
+    assert len(PublishedData(tmp_path, "all", index=index)) == 8
+    index.write_bytes(content)
     # Of another split, or of another table, it is not true.
     assert len(PublishedData(tmp_path, "test", index=index)) == 1
     with open(tmp_path / "metadata" / "train.csv", "a") as table:
         table.write("motion/x.pt,audio/x.wav,bin,1.0\n")
-    assert len(PublishedData(tmp_path, "all", index=index)) == 9
+    source = PublishedData(tmp_path, "all", index=index)
+    assert len(source) == 9
+    source.keep()
+    # Nor where a file has come since then, or has another size.
+    (tmp_path / "motion").mkdir(exist_ok=True)
+    for frames in (20, 30):
+        (tmp_path / "motion" / "x.pt").write_bytes(bytes_of_motion(np.zeros((frames, 5))))
+        other = PublishedData(tmp_path, "all", index=index)
+        at = [other.column(i, "text") for i in range(9)].index("bin")
+        assert other.key != source.key and other.motion(at).shape == (frames, 5)
+        other.keep()
+        source = other
 
 
 def test_what_is_wrong_with_published_data(tmp_path):

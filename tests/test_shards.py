@@ -87,12 +87,12 @@ def test_processes_share_the_shards_and_continue_each_other(trained, tmp_path):
     done = run(many, processes=2, VICTIM="1")
     assert done.returncode != 0 and "SIGKILL" in done.stderr
     before = written(many / "latents")
-    assert "00000004-00000008.pt" in before and len(before) < 6 and "meta.json" not in before
+    assert "00000004-00000008.pt" in before and len(before) < 7 and "meta.json" not in before
 
     done = run(many, "--fsdp=1", processes=3)
     assert done.returncode == 0, done.stderr
     after = written(many / "latents")
-    assert len(after) == 7 and all(after[name] == time for name, time in before.items())
+    assert len(after) == 8 and all(after[name] == time for name, time in before.items())
     for name in after:
         assert (one / "latents" / name).read_bytes() == (many / "latents" / name).read_bytes()
     first, second = (load_checkpoint(out, "talker") for out in (one, many))
@@ -165,6 +165,43 @@ def test_what_is_no_set(tmp_path):
         data.LatentSet(tmp_path)
 
 
+def test_shards_of_other_clips_or_encoders_are_not_mixed_in(tmp_path, monkeypatch):
+    """Neither a list that has changed, nor a clip that was broken, nor another autoencoder."""
+    monkeypatch.setattr(shards, "SHARD", 2)
+    made = []
+
+    def encode(value: int, broken=()):
+        def results(numbers):
+            for number in numbers:
+                made.append(number)
+                yield BrokenClip("b", "it is broken") if number in broken else item(value + number)
+        return results
+
+    with pytest.raises(ValueError, match="none of the 4 clips can be used"):
+        shards.make_set(tmp_path, 4, dict(clips="a"), encode(0, range(4)))
+    (tmp_path / "00000000-00000002.pt").unlink()
+    shards.make_set(tmp_path, 4, dict(clips="a"), encode(5))
+    assert data.LatentSet(tmp_path).frames.tolist() == [15, 16]
+    assert made == [0, 1, 2, 3, 0, 1]
+    shards.make_set(tmp_path, 4, dict(clips="b"), encode(7))
+    assert data.LatentSet(tmp_path).frames.tolist() == [17, 18, 19, 20]
+
+    # Should a shard of another kind be there nevertheless, it is named.
+    other = item(0) | {"gesture": np.zeros((10, 2))}
+    shards.write_shard(tmp_path, range(2, 4), [other, other])
+    with pytest.raises(ValueError, match="00000002-00000004.pt has other arrays"):
+        shards.finish(tmp_path, 4)
+
+
+@pytest.mark.parametrize("name, array, words", [
+    ("audio", np.full((10, 3), np.nan), "audio should have finite numbers alone$"),
+    ("motion", np.full((10, 1), np.inf, np.float16), "motion should .*; --latent_dtype=float32"),
+    ("motion", np.zeros((9, 1)), "of one length; they have {'audio': 10, 'motion': 9} frames")])
+def test_items_that_are_none(tmp_path, name, array, words):
+    with pytest.raises(ValueError, match=words):
+        data.LatentSet.write(tmp_path, [item(0) | {name: array}])
+
+
 def test_the_talker_begins_with_some_and_goes_on_with_more(trained, tmp_path):
     """--encode_first: the shards that are there stay, and a new epoch of all clips begins."""
     out = frozen_parts_of(trained, tmp_path / "run")
@@ -186,6 +223,8 @@ def test_the_talker_begins_with_some_and_goes_on_with_more(trained, tmp_path):
     assert changed == {("meta.json", before["meta.json"])}
     order = load_checkpoint(out, "talker")["order"]
     assert (order["clips"], order["epoch"], order["position"]) == (22, 1, 2)
+    longest = data.LatentSet(out / "latents").frames.max() // 4
+    assert load_checkpoint(out, "talker")["model"]["longest_seen"] == longest
 
 
 if __name__ == "__main__":
