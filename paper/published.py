@@ -304,25 +304,36 @@ class SpeechList:
         path = Path(path)
         if not path.is_file():
             raise ValueError(f"{path}: there is no such list of .wav files")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-        self.paths = [path.parent / line.strip() for line in lines if line.strip()]
-        if not self.paths:
+        lines = map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())
+        names = [line for line in lines if line]
+        if not names:
             raise ValueError(f"{path} names no .wav file")
+        self.folder = path.parent
+        # Packed, since a worker process gets all of them.
+        self.names, self.starts = pack(names)
         self.sample_rate = sample_rate
         self.encode = encode
 
     @property
     def key(self) -> str:
         """A hash of the list, and of the sizes of its files."""
-        sizes = [path.stat().st_size if path.is_file() else None
-                 for wav in self.paths for path in (wav, wav.with_suffix(".json"))]
-        return stable_hash(["speech", list(map(str, self.paths)), sizes, self.sample_rate])
+        sizes = []
+        for index in range(len(self)):
+            wav = self.path(index)
+            sizes += [path.stat().st_size if path.is_file() else None
+                      for path in (wav, wav.with_suffix(".json"))]
+        names = self.names.numpy().tobytes().hex()
+        return stable_hash(["speech", names, self.starts.tolist(), sizes, self.sample_rate])
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.starts) - 1
+
+    def path(self, index: int) -> Path:
+        """Of a .wav file."""
+        return self.folder / unpack(self.names, self.starts, index)
 
     def __getitem__(self, index: int) -> Clip:
-        path = self.paths[index]
+        path = self.path(index)
         about = path.with_suffix(".json")
         for needed in (path, about):
             if not needed.is_file():
