@@ -19,7 +19,7 @@ training; they are in paper/autoencoders.py, behind the same interface.
 | WavLM speaker embedding, 256-d       | SpeakerEncoder: contrastive loss of crops, without labels |
 
 Axis letters: B batch, n samples, T frames (25 Hz), F spectral bins, C channels, S picture side,
-D width, d latent width, K directions, H heads.
+D width, d latent width, G width of the speaker embedding, K directions, H heads.
 
 `python autoencoders.py` prints the shapes.
 """
@@ -164,7 +164,7 @@ def average_pairs(x: Tensor) -> Tensor:
 
 
 class SpectrumEncoder(nn.Module):
-    """The acoustic stream: waveform (B, n) -> (B, T, D)."""
+    """The acoustic branch: waveform (B, n) -> (B, T, D)."""
 
     def __init__(self, sample_rate: int, width: int):
         super().__init__()
@@ -231,7 +231,7 @@ class FourierDecoder(nn.Module):
 
 
 class AudioVAE(nn.Module):
-    """Acoustic and semantic stream -> Gaussian bottleneck -> decoder, and an MLP that reconstructs
+    """Acoustic and semantic branch -> Gaussian bottleneck -> decoder, and an MLP that reconstructs
     the semantic features from the bottleneck.
 
     Unlike the paper's, the decoder is conditioned on the speaker embedding: in the minutes that it
@@ -337,10 +337,10 @@ class AudioVAE(nn.Module):
         kl = 0.5 * (mean.square() + deviation.square() - 1).mean() - deviation.log().mean()
         return self.from_latent(mean + deviation * noise), kl
 
-    def semantic_loss(self, rebuilt: Tensor, semantic: Tensor) -> Tensor:
+    def semantic_loss(self, drawn: Tensor, semantic: Tensor) -> Tensor:
         """Squared error and cosine distance of the semantic features (B, T, D), reconstructed from
         what the decoder gets."""
-        guess = self.rebuild(rebuilt).float()
+        guess = self.rebuild(drawn).float()
         return F.mse_loss(guess, semantic) + 1 - F.cosine_similarity(guess, semantic, -1).mean()
 
     def spectral_loss(self, wave: Tensor, truth: Tensor) -> Tensor:
@@ -373,11 +373,11 @@ class AudioVAE(nn.Module):
         semantic = average_pairs(features).detach()                           # (B, T, D)
         wave, semantic = self.random_crop(wave, semantic, frames, generator)
         mean, deviation = self.bottleneck(wave, semantic)
-        rebuilt, kl = self.sample_latent(mean, deviation, generator)          # (B, T', D)
-        semantic_loss = self.semantic_loss(rebuilt, semantic)
+        drawn, kl = self.sample_latent(mean, deviation, generator)            # (B, T', D)
+        semantic_loss = self.semantic_loss(drawn, semantic)
 
         # What the decoder makes of the draw must sound like the crop.
-        sound = self.decoder(rebuilt + self.speaker_in(speaker)[:, None])     # (B, n')
+        sound = self.decoder(drawn + self.speaker_in(speaker)[:, None])       # (B, n')
         spectral = self.spectral_loss(sound, wave)
         log = {"spectral": spectral, "kl": kl, "semantic": semantic_loss, "ctc": ctc}
         return spectral + self.kl * kl + 0.1 * semantic_loss + 0.2 * ctc, log
@@ -476,11 +476,14 @@ class MotionAutoencoder(nn.Module):
     a clip is how its poses differ from the first one: those of a real speaker differ ten times as
     much between clips as within one.
 
-    size: side of the pictures, a multiple of 16. directions: K. code: width D of the appearance
+    A direction is a learned vector in the space of the codes, such as "the mouth opens" or "the
+    head turns". The magnitudes of a picture say how far it lies along each: that is its pose.
+
+    size: side of the pictures, a multiple of 16. directions: K. code_width: D, of the appearance
     code. coarse, fine: channels at 8 x 8 and at 16 x 16.
     """
 
-    def __init__(self, size=64, directions=20, code=128, coarse=96, fine=48):
+    def __init__(self, size=64, directions=20, code_width=128, coarse=96, fine=48):
         super().__init__()
         if size % 16:
             raise ValueError(f"the picture's side must be a multiple of 16, not {size}")
@@ -490,14 +493,14 @@ class MotionAutoencoder(nn.Module):
         self.encode1 = conv(3 * self.cell ** 2, fine)
         self.encode2 = conv(4 * fine, coarse, 1)
         self.encode2_more = Residual(coarse)
-        self.code = nn.Sequential(
-            nn.LayerNorm(64 * coarse), nn.Linear(64 * coarse, code), nn.LayerNorm(code))
-        self.appearance = nn.Linear(code, code)
+        self.code = nn.Sequential(nn.LayerNorm(64 * coarse), nn.Linear(64 * coarse, code_width),
+                                  nn.LayerNorm(code_width))
+        self.appearance = nn.Linear(code_width, code_width)
         self.magnitudes = nn.Sequential(
-            nn.Linear(code, code), nn.SiLU(), nn.Linear(code, directions))
-        self.directions = nn.Parameter(torch.randn(code, directions))
+            nn.Linear(code_width, code_width), nn.SiLU(), nn.Linear(code_width, directions))
+        self.directions = nn.Parameter(torch.randn(code_width, directions))
         # Decoder: from 4 x 4 to 16 x 16, each level with a flow field and an occlusion mask.
-        self.input = nn.Linear(code, 16 * coarse)
+        self.input = nn.Linear(code_width, 16 * coarse)
         self.up = nn.ModuleList((conv(coarse, 4 * coarse), conv(coarse, 4 * fine)))
         self.flow = nn.ModuleList(zero_init(conv(c, 3, 1)) for c in (coarse, fine))
         self.mix = nn.ModuleList(conv(2 * c, c) for c in (coarse, fine))
@@ -560,15 +563,15 @@ class MotionAutoencoder(nn.Module):
         return self.render(source, features, code, begin[:, None] + change)
 
     def render(self, source: Tensor, features: list[Tensor], code: Tensor,
-               magnitudes: Tensor) -> Tensor:
+               wanted: Tensor) -> Tensor:
         """The source (B, 3, S, S), with features and code of `encode_source`, and its magnitudes
-        replaced by the given ones (B, T, K) -> (B, T, 3, S, S).
+        replaced by those that are wanted (B, T, K) -> (B, T, 3, S, S).
 
         Only the difference of magnitudes is rendered. Given the magnitudes themselves the network
         first learned to copy the source: a real mouth, 2 % of the picture, stood still after
-        1,800 steps. So it moves after 200.
+        1,800 steps. Rendered by differences, it moves after 200.
         """
-        B, T = magnitudes.shape[:2]
+        B, T = wanted.shape[:2]
 
         def each(x: Tensor) -> Tensor:
             return x.repeat_interleave(T, 0)                                  # (B T, ...)
@@ -576,7 +579,7 @@ class MotionAutoencoder(nn.Module):
         # The code of each picture: appearance plus the change along orthonormal directions, which
         # QR makes of the learned ones.
         basis = torch.linalg.qr(self.directions.float())[0]                   # (D, K)
-        change = magnitudes - self.magnitudes(code).float()[:, None]          # (B, T, K)
+        change = wanted - self.magnitudes(code).float()[:, None]              # (B, T, K)
         moved = each(self.appearance(code)) + change.flatten(0, 1) @ basis.T  # (B T, D)
 
         # At each level: refine the flow field, fetch the source's features through it, hide what
@@ -662,8 +665,8 @@ def demonstrate() -> None:
         semantic = audio.semantics(wave)
         mean, deviation = audio.bottleneck(wave, average_pairs(semantic))
         show("waveform", wave, f"{audio.samples_per_frame} samples per latent frame")
-        show("acoustic stream", audio.acoustic(wave), "25 Hz")
-        show("semantic stream", semantic, "50 Hz, averaged in pairs and added")
+        show("acoustic branch", audio.acoustic(wave), "25 Hz")
+        show("semantic branch", semantic, "50 Hz, averaged in pairs and added")
         show("posterior: mean", mean, "and deviation")
         embedding = speaker(wave)
         latents = audio.encode(wave)

@@ -54,14 +54,13 @@ class FlowHead(nn.Module):
             unconditional velocity, which classifier-free guidance needs.
         drop_history: share of training rows whose history is zeroed, so that the head does not
             lean on the past alone. 1 is a head without history, also in sampling.
-        hidden_per_frame: P: the first token, hidden state and timestep, is also added to each noisy
-            frame, through a projection of the frame's own. 0: the noisy frames know it by attention
-            alone, as in the paper.
+        patch: P, where the first token (hidden state and timestep) is also added to each noisy
+            frame, through a projection of the frame's own; 0, where the noisy frames know it by
+            attention alone, as in the paper.
     """
 
     def __init__(self, latent: int, condition: int, hidden_width: int, width: int, layers: int,
-                 attention_heads: int, drop_hidden=0.1, drop_history=0.05,
-                 hidden_per_frame=0):
+                 attention_heads: int, drop_hidden=0.1, drop_history=0.05, patch=0):
         super().__init__()
         # Each kind of token is projected to D, then all of them to the width of the head: two
         # linear projections in a row, as in the release.
@@ -71,9 +70,8 @@ class FlowHead(nn.Module):
         self.time = time_mlp(hidden_width)
         self.step = time_mlp(hidden_width)
         self.frames_in = None
-        if hidden_per_frame:
-            frames_width = hidden_per_frame * hidden_width
-            self.frames_in = nn.Linear(hidden_width, frames_width, bias=False)
+        if patch:
+            self.frames_in = nn.Linear(hidden_width, patch * hidden_width, bias=False)
         self.input = nn.Linear(hidden_width, width)
         self.transformer = Transformer(width, layers, attention_heads)
         self.out = zero_init(nn.Linear(width, latent))
@@ -228,7 +226,7 @@ def draw_rows(mask: Tensor, repeats: float, generator=None) -> tuple[Tensor, Ten
 
 
 def per_patch(condition: Tensor, patches: int) -> Tensor:
-    """A condition (B, G) for all patches of a sample, or one of each patch already -> (B, N, G)."""
+    """A condition (B, G), or one per patch already (B, N, G) -> (B, N, G)."""
     if condition.ndim == 3:
         return condition
     return condition[:, None].expand(-1, patches, -1)

@@ -35,7 +35,8 @@ from torch import Tensor
 FPS = 25                                  # latent frames per second, the same in every modality
 IGNORE = -100                             # stop label of a position that does not count
 SPEECH_ONLY, SPEECH_AND_VIDEO = 0, 1      # the task tags, in the released code's order
-PLACE_NOISE = 0.2                         # of places in the text, symbols; see Talker.forward
+PLACE_NOISE = 0.2                         # deviation, in symbols, of the noise that training adds
+#                                           to places in the text; see Talker.forward
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,10 @@ class Modality:
     """What the Talker knows of one stream of latents. The paper has two, audio and motion."""
 
     latent: int             # width d of one frame's latent vector
-    condition: int          # width G of the head's condition (speaker embedding; first pose)
+    condition: int          # width G of the head's condition (the voice; the first pose)
     weight: float = 1.0     # of its flow-matching loss (the paper: 1 for audio, 8 for motion)
-    delay: int = 0          # number of patches by which it lags behind the others
+    delay: int = 0          # patches by which it lags behind the others: its hidden state has
+    #                         then read their patch of the same moment. 0 in every preset
 
 
 class HeadInput(NamedTuple):
@@ -53,8 +55,8 @@ class HeadInput(NamedTuple):
 
     hidden: Tensor                  # (B, N, D) hidden states of the language model
     history: Tensor                 # (B, N, P, d) the clean patch before, zeros at the start
-    condition: Tensor               # (B, G) the same for all patches of a sample; a class of heads
-    #                                 may make one of each patch of it, (B, N, G)
+    condition: Tensor               # (B, G) the same for all patches of a sample. A class of heads
+    #                                 may put one per patch in its place, (B, N, G)
     target: Tensor | None = None    # (B, N, P, d) the clean patch: in training; in generation
     #                                 only where the patch is given and need not be sampled
     mask: Tensor | None = None      # (B, N) True where there is a patch to learn from (training)
@@ -192,14 +194,15 @@ class Attention(nn.Module):
     """Self-attention with rotary positions. Grouped queries and an RMSNorm of every head's queries
     and keys are options, since Qwen3 has them."""
 
-    def __init__(self, width: int, heads: int, kv_heads: int | None = None,
+    def __init__(self, width: int, attention_heads: int, kv_heads: int | None = None,
                  head_dim: int | None = None, qk_norm=False):
         super().__init__()
-        self.heads = heads
-        self.kv_heads = kv_heads or heads
-        self.head_dim = head_dim or width // heads
-        self.qkv = nn.Linear(width, (heads + 2 * self.kv_heads) * self.head_dim, bias=False)
-        self.out = zero_init(nn.Linear(heads * self.head_dim, width, bias=False))
+        self.heads = attention_heads
+        self.kv_heads = kv_heads or attention_heads
+        self.head_dim = head_dim or width // attention_heads
+        heads = attention_heads + 2 * self.kv_heads       # of queries, keys and values
+        self.qkv = nn.Linear(width, heads * self.head_dim, bias=False)
+        self.out = zero_init(nn.Linear(attention_heads * self.head_dim, width, bias=False))
         self.qk_norm = qk_norm
         if qk_norm:
             self.q_norm = RMSNorm(self.head_dim)
@@ -235,10 +238,11 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """A pre-norm transformer block: x + attention(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(self, width: int, heads: int, mlp_width: int | None = None, **attention_options):
+    def __init__(self, width: int, attention_heads: int, mlp_width: int | None = None,
+                 **attention_options):
         super().__init__()
         self.norm1 = RMSNorm(width)
-        self.attention = Attention(width, heads, **attention_options)
+        self.attention = Attention(width, attention_heads, **attention_options)
         self.norm2 = RMSNorm(width)
         self.mlp = SwiGLU(width, mlp_width or int(8 * width / 3))
 
@@ -266,7 +270,7 @@ class Transformer(nn.Module):
         return [KeyValueCache(batch, block.attention.kv_heads, capacity, block.attention.head_dim,
                               weight.device, weight.dtype) for block in self.blocks]
 
-    def positions(self, x: Tensor, cache: list[KeyValueCache] | None) -> tuple[Tensor, Tensor]:
+    def tables_for(self, x: Tensor, cache: list[KeyValueCache] | None) -> tuple[Tensor, Tensor]:
         """The rotary tables for x (B, L, D), which continues where the cache ends."""
         start = cache[0].length if cache else 0
         stop = start + x.shape[1]
@@ -279,7 +283,7 @@ class Transformer(nn.Module):
                 cache: list[KeyValueCache] | None = None) -> Tensor:
         """x (B, L, D) -> (B, L, D). valid (B, S) bool: False on padding, S counts the cached
         positions too."""
-        tables = self.positions(x, cache)
+        tables = self.tables_for(x, cache)
         for i, block in enumerate(self.blocks):
             x = block(x, tables, self.causal, valid, cache[i] if cache else None)
         return self.norm(x)
@@ -346,31 +350,33 @@ class StopPredictor(nn.Module):
         return self.out(F.silu(self.project(hidden)))[..., 0]
 
 
-def stop_labels(start: Tensor, length: Tensor, positions: int, patch: int, fps=FPS,
+def stop_labels(start: Tensor, length: Tensor, columns: int, patch: int, fps=FPS,
                 max_seconds=30.0) -> tuple[Tensor, Tensor]:
     """Labels of the stop predictor (section 3.4).
 
     Args:
-        start, length: (B,) the first position that predicts a patch, and how many positions do.
-        positions: of the batch. patch: frames per patch. fps: frames per second.
-        max_seconds: samples longer than this count as cut off by the data: their end is none.
+        start, length: (B,) the first position that predicts a patch (the Talker's is 0), and how
+            many positions do.
+        columns: of the labels. patch: frames per patch. fps: frames per second.
+        max_seconds: samples longer than this count as cut off by the data: their last patch is
+            no end.
 
     Returns:
-        labels (B, positions): 1 at the last patch, IGNORE for the 0.3 s before it, 0 earlier,
-            IGNORE outside. Samples that were cut, by the data or by `positions`, have no 1.
+        labels (B, columns): 1 at the last patch, IGNORE for the 0.3 s before it, 0 earlier,
+            IGNORE outside. Samples that were cut, by the data or by `columns`, have no 1.
         zeros (): the mean number of zeros in the samples that have a 1. The loss weighs its ones
             by 0.3 times that (a weight, which has nothing to do with the 0.3 s).
     """
-    column = torch.arange(positions, device=start.device)[None]               # (1, positions)
+    column = torch.arange(columns, device=start.device)[None]                 # (1, columns)
     start, end = start[:, None], (start + length)[:, None]                    # (B, 1)
     whole = length[:, None] <= int(max_seconds * fps / patch)
-    stops = (length[:, None] > 0) & (end <= positions) & whole                # (B, 1)
+    stops = (length[:, None] > 0) & (end <= columns) & whole                  # (B, 1)
 
     # An early stop within the last 0.3 s is no mistake: these positions teach nothing.
     tolerated = max(1, round(0.3 * fps / patch))
     zeros_end = torch.where(stops, (end - 1 - tolerated).maximum(start), end)
 
-    labels = torch.full((len(start), positions), IGNORE, device=start.device)
+    labels = torch.full((len(start), columns), IGNORE, device=start.device)
     labels = labels.masked_fill((column >= start) & (column < zeros_end), 0)
     labels = labels.masked_fill(stops & (column == end - 1), 1)
     zeros = ((zeros_end - start) * stops).sum() / stops.sum().clamp(min=1)
@@ -385,8 +391,9 @@ class Alignment(nn.Module):
     attention finds what is due: without it a Talker that trains for minutes gets lost in long
     sentences (docs/paper.md).
 
-    In training the places are given, by an alignment of the clip with its text. In generation they
-    are the sum of what `advance` finds, patch by patch.
+    In training the places are given, by a forced alignment that was made once of each clip (by the
+    CTC scores of the audio autoencoder, see train.latent_item). In generation they are the sum of
+    what `advance` finds, patch by patch.
     """
 
     def __init__(self, width: int, patch_size: int):
@@ -424,9 +431,9 @@ class Talker(nn.Module):
             a joint one.
         backbone, vocabulary, patch (frames), patch_layers and patch_heads (of the patch encoders).
         regression_weight: of an auxiliary loss that is not in the paper, see below.
-        condition_backbone: the leading modality's condition (the speaker embedding) is added to
-            the task tag. In the paper the audio head alone is conditioned on it; a head that
-            trains for minutes does not learn to use it, while the backbone does.
+        condition_backbone: the leading modality's condition (the voice) is added to the task tag.
+            In the paper the audio head alone is conditioned on it; a head that trains for minutes
+            does not learn to use it, while the backbone does.
         encode_absence: how generation treats a delayed stream that has not begun. True: as
             training does, it adds the token of a patch without frames. False: it adds no token,
             as the released code does, which disagrees there with its own training.
@@ -597,11 +604,11 @@ class Talker(nn.Module):
         total = sum(m.weight * losses[name] for name, m in self.modalities.items())
 
         # Stop: binary cross-entropy. A sample has a single 1, so its weight grows with the zeros.
-        # A clip that was cut at 30 s fills them: whole patches alone are kept of it, one less than
-        # in the release.
+        # Of a clip that was cut at 30 s, 750 frames, whole patches are kept: 187 of four frames.
+        # The last of so many is no end, so what counts as uncut is a patch shorter.
         labels, zeros = stop_labels(
-            torch.zeros_like(positions), positions, hidden.shape[1], self.patch,
-            max_seconds=30 - self.patch / FPS)
+            start=torch.zeros_like(positions), length=positions, columns=hidden.shape[1],
+            patch=self.patch, max_seconds=30 - self.patch / FPS)
         counts = labels != IGNORE                                             # (B, N)
         stop = F.binary_cross_entropy_with_logits(
             self.stop(hidden).float(), labels.clamp(min=0).float(), reduction="none",
@@ -629,13 +636,13 @@ class Talker(nn.Module):
         return total, log | losses
 
     # ---- generation
-    def reader(self, valid: Tensor, more: int) -> Callable[[Tensor], Tensor]:
-        """A function that reads tokens: (B, n, D), those that follow upon what it has read before,
-        -> the hidden state of the last one, (B, 1, D). It keeps the KV cache.
+    def cached_backbone(self, valid: Tensor, more: int) -> Callable[[Tensor], Tensor]:
+        """A function: the next tokens (B, n, D) -> the hidden state of the last one, (B, 1, D). It
+        keeps the KV cache from call to call.
 
         Args:
-            valid: (B, n) bool, of the tokens that it reads first; False is padding. more: the
-                number of tokens that follow upon these.
+            valid: (B, n) bool, of the tokens of the first call; False is padding.
+            more: the number of tokens of all later calls.
         """
         B, first = valid.shape
         cache = self.backbone.new_cache(B, first + more)
@@ -643,11 +650,11 @@ class Talker(nn.Module):
         padded = not valid.all()
         valid = F.pad(valid, (0, more), value=True)                           # (B, capacity)
 
-        def read(tokens: Tensor) -> Tensor:
+        def step(tokens: Tensor) -> Tensor:
             length = cache[0].length + tokens.shape[1]
             return self.backbone(tokens, valid[:, :length] if padded else None, cache)[:, -1:]
 
-        return read
+        return step
 
     @torch.inference_mode()
     def generate(self, text, text_mask, conditions, noise, max_patches: int, given=None,
@@ -668,9 +675,10 @@ class Talker(nn.Module):
                 leader alone for speech. ValueError without the leader.
             stop_hits, stop_keeps, shortest, threshold: `finished` is True at a patch at which the
                 stop predictor's probability has reached the threshold `stop_hits` patches in a
-                row, not counting the first `shortest`. The caller remembers it and leaves the
-                loop (sample.Models.patches). With stop_keeps=False that patch is no longer part
-                of the sample, and where all samples finish at once it is not made.
+                row, not counting the first `shortest`. Several, since the patches of the last 0.3 s
+                have no label, and the predictor may fire in any of them. The caller remembers it
+                and leaves the loop (sample.Models.patches). With stop_keeps=False that patch is no
+                longer part of the sample, and where all samples finish at once it is not made.
                 (The release: stop_hits=3, stop_keeps=False, shortest=7.)
             alignment_pace: for an Alignment, the share that counts of what `advance` finds. Below 1
                 the place lags a little, so that fewer symbols are skipped.
@@ -685,10 +693,11 @@ class Talker(nn.Module):
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
 
         # Prefill: the task tag and the text.
-        speech_only = torch.full((B,), len(active) == 1 < len(self.modalities), device=text.device)
+        alone = len(active) == 1 and len(self.modalities) > 1
+        speech_only = torch.full((B,), alone, device=text.device)
         x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
-        read = self.reader(valid, max_patches)
-        hidden = read(x)                                                      # (B, 1, D)
+        step = self.cached_backbone(valid, max_patches)
+        hidden = step(x)                                                      # (B, 1, D)
 
         history = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in active.items()}
@@ -730,20 +739,20 @@ class Talker(nn.Module):
                 place = place + alignment_pace * spoken
                 place = place.clamp(min=0).minimum(symbols)                   # (B, 1)
                 token = token + self.alignment(place)
-            hidden = read(token)
+            hidden = step(token)
 
 
 def demonstrate() -> None:
     """Print the shapes of a small Talker, from text and latents to hidden states."""
     modalities = {"audio": Modality(latent=32, condition=64), "motion": Modality(20, 20, delay=1)}
     backbone = Backbone(192, layers=4, attention_heads=4, kv_heads=2, head_dim=48, mlp_width=512)
-    talker = Talker(modalities, nn.Identity(), backbone, vocabulary=47, patch=4, patch_layers=1,
+    talker = Talker(modalities, nn.Identity(), backbone, vocabulary=44, patch=4, patch_layers=1,
                     patch_heads=3)
     initialise(talker)
 
     # A batch of two. The second text is shorter, so it is padded on the left; so are the second
     # latents, on the right.
-    text = torch.randint(1, 47, (2, 21))
+    text = torch.randint(1, 44, (2, 21))
     text[1, :5] = 0
     frames = torch.tensor([40, 32])
     latents = {name: torch.randn(2, 40, m.latent) for name, m in modalities.items()}

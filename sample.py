@@ -14,9 +14,9 @@ others are sampled:
 
 --stream writes while it generates, --n 8 makes eight samples, --texts FILE a folder of clips.
 
-The way of a sample: Job -> Models.pieces, a Job per sentence -> Models.patches (ids, conditions and
-noise; Talker.generate) -> latents -> Models.decode -> outputs, name -> array: audio (n,), motion
-(T, S, S, 3) -> mp4.
+The way of a sample: Job -> Models.sentences, a Job per sentence -> Models.patches (ids, conditions
+and noise; Talker.generate) -> latents -> Models.decode -> outputs, name -> array: audio (n,),
+motion (T, S, S, 3) -> mp4.
 
 Axis letters: B batch, L text tokens, T frames, N patches, P frames per patch, S picture side,
 d latent width, G condition width, n audio samples.
@@ -55,10 +55,10 @@ EMPTY = ("the sample stopped before its first patch: the text is unlike what the
          "or its stop rule is too eager")
 
 
-# A text is spoken in pieces of at most so many symbols: the longest sentences of training.
-PIECE = 80
-QWEN_PIECE = 300                    # of a model that learned from clips of up to 30 s
-SEED_STEP = 1_000_003               # from the seed of a piece to that of the next
+# A text is spoken in sentences, or clauses, of at most so many symbols: the longest of training.
+SENTENCE = 80
+QWEN_SENTENCE = 300                 # of a model that learned from clips of up to 30 s
+SEED_STEP = 1_000_003               # from the seed of a sentence to that of the next
 LONGEST = data.LONGEST / FPS        # seconds of what is given
 
 
@@ -72,7 +72,7 @@ class Reference:
 
 @dataclass
 class Job:
-    """One sample to make. `speech_job` and its neighbours below fill it in for each task."""
+    """One sample to make. `face_for_speech` and its neighbours below fill it in for each task."""
 
     text: str
     reference: Reference
@@ -94,7 +94,8 @@ class Models:
         self.motion = train.load_model(folder, "motion", self.device)
         self.speaker = train.load_model(folder, "speaker", self.device)
         self.talker = train.load_model(folder, "talker", self.device)
-        sampling.install(self.talker, dtype)      # the same function up to rounding, faster
+        # Faster classes, which compute the same up to rounding: see train.train_talker.
+        sampling.install(self.talker, dtype)
         self.text_to_ids = train.text_reader(self.config)
         # What the texts of the training were made of. Older runs do not know.
         seen = Path(folder) / "seen.json"
@@ -263,12 +264,12 @@ class Models:
             if stopped.all():
                 return
 
-    def pieces(self, job: Job) -> list[Job]:
+    def sentences(self, job: Job) -> list[Job]:
         """A text of any length -> jobs of a sentence or a clause each, as long as those that the
         model learned from. Where a stream is given, the text stays whole."""
         if job.given:
             return [job]
-        longest = QWEN_PIECE if self.config.tokens == "qwen" else PIECE
+        longest = QWEN_SENTENCE if self.config.tokens == "qwen" else SENTENCE
         texts = split_text(job.text, longest)
         return [replace(job, text=text, seed=job.seed + SEED_STEP * number)
                 for number, text in enumerate(texts)]
@@ -285,25 +286,25 @@ class Models:
         """A batch of jobs -> the outputs of each, name -> array, and whether each stopped by
         itself. Texts of several sentences are spoken one after the other. settings: see
         `patches`."""
-        pieces = [self.pieces(job) for job in jobs]
+        sentences = [self.sentences(job) for job in jobs]
         outputs = [[] for _ in jobs]
         ended = [True] * len(jobs)
-        for number in range(max(len(row) for row in pieces)):
+        for number in range(max(len(row) for row in sentences)):
             # The same sentence of every job that has so many, as one batch.
-            active = [i for i, row in enumerate(pieces) if len(row) > number]
-            batch = [pieces[i][number] for i in active]
+            active = [i for i, row in enumerate(sentences) if len(row) > number]
+            batch = [sentences[i][number] for i in active]
             made, stopped = self.latents(batch, **settings)
             for i, job, latents, end in zip(active, batch, made, stopped):
                 outputs[i].append(self.decode(job, latents))
                 ended[i] = ended[i] and end
-                if number + 1 < len(pieces[i]):
-                    pieces[i][number + 1] = self.follow(pieces[i][number + 1], job, latents)
-        joined = [{name: np.concatenate([piece[name] for piece in row]) for name in row[0]}
+                if number + 1 < len(sentences[i]):
+                    sentences[i][number + 1] = self.follow(sentences[i][number + 1], job, latents)
+        joined = [{name: np.concatenate([part[name] for part in row]) for name in row[0]}
                   for row in outputs]
         return joined, ended
 
     def latents(self, jobs: list[Job], **settings) -> tuple[list[dict], list[bool]]:
-        """A batch of jobs, of a piece each -> the latents of each, name -> (T, d), and whether
+        """A batch of jobs, of a sentence each -> the latents of each, name -> (T, d), and whether
         each stopped by itself."""
         made = {name: [] for name in self.talker.modalities}
         counts = torch.zeros(len(jobs), dtype=torch.long, device=self.device)
@@ -353,19 +354,19 @@ class Models:
 
     def stream(self, job: Job, ahead=4, **settings):
         """A Python generator over parts of one sample, outputs as `generate` returns them, as they
-        come: sentence by sentence, see `stream_piece`."""
-        following = self.pieces(job)
+        come: sentence by sentence, see `stream_sentence`."""
+        following = self.sentences(job)
         while following:
-            piece = following.pop(0)
-            latents = yield from self.stream_piece(piece, ahead, **settings)
+            sentence = following.pop(0)
+            latents = yield from self.stream_sentence(sentence, ahead, **settings)
             if following and len(latents["audio"]):
-                following[0] = self.follow(following[0], piece, latents)
+                following[0] = self.follow(following[0], sentence, latents)
 
-    def stream_piece(self, job: Job, ahead: int, **settings):
+    def stream_sentence(self, job: Job, ahead: int, **settings):
         """`stream` of one sentence. Returns its latents, name -> (T, d).
 
         An audio sample depends on `reach` frames on either side. All of the past is used, and as
-        soon as `ahead` frames of the future are there a piece is decoded: exactly if that is
+        soon as `ahead` frames of the future are there what is due is decoded: exactly if that is
         `reach` (0.52 s), nearly so with less (docs/speed.md).
         """
         reach = self.audio.decoder.reach
@@ -374,7 +375,7 @@ class Models:
                    for name, m in self.talker.modalities.items()}
         yielded = 0                               # frames
 
-        def piece(stop: int) -> dict:
+        def decode_up_to(stop: int) -> dict:
             first = max(0, yielded - reach)
             last = min(len(latents["audio"]), stop + ahead)
             window = {name: x[first:last] for name, x in latents.items()}
@@ -386,11 +387,11 @@ class Models:
                            for name, x in latents.items()}                    # (T, d)
             ready = len(latents["audio"]) - ahead
             if ready > yielded:
-                yield piece(ready)
+                yield decode_up_to(ready)
                 yielded = ready
         made = len(latents["audio"])
         if made > yielded:
-            yield piece(made)
+            yield decode_up_to(made)
         if made and not (job.frames or stopped):
             print(f"the sample {CUT}", file=sys.stderr)
         return latents
@@ -411,7 +412,7 @@ def check_length(frames: int) -> None:
                          f"{data.SHORTEST / FPS} to {LONGEST:g} s")
 
 
-def speech_job(models: Models, wave: np.ndarray, reference: Reference,
+def face_for_speech(models: Models, wave: np.ndarray, reference: Reference,
                text: str | None = None) -> Job:
     """A face for a speech (n,): the audio patches are given, the motion is sampled. Without a
     text, the transcription is taken."""
@@ -422,7 +423,7 @@ def speech_job(models: Models, wave: np.ndarray, reference: Reference,
                outputs={"audio": fit_length(wave, frames, models.config.sample_rate)})
 
 
-def dubbing_job(models: Models, video: np.ndarray, text: str, reference: Reference,
+def speech_for_face(models: Models, video: np.ndarray, text: str, reference: Reference,
                 shown: np.ndarray | None = None) -> Job:
     """A speech for a face (T, S, S, 3): the motion is given, the audio is sampled. shown: the same
     frames at any size, to be written."""
@@ -431,7 +432,7 @@ def dubbing_job(models: Models, video: np.ndarray, text: str, reference: Referen
                outputs={"motion": video if shown is None else shown})
 
 
-def continuation_job(models: Models, clip: data.Clip, seconds: float, text: str,
+def continuation(models: Models, clip: data.Clip, seconds: float, text: str,
                      reference: Reference) -> Job:
     """On from the first seconds of a clip: its first patches are given, in both streams. The text
     is that of the whole, these seconds included.
@@ -463,7 +464,8 @@ def find_reference(options, models: Models, crop) -> Reference | None:
 
     # The voice: its own file, else that of the reference, of the speech or of the video.
     if options.embedding:
-        voice = models.voice(np.zeros(1, np.float32))     # a file: the same whatever it hears
+        # The speaker encoder is a file then, whatever it is given to hear.
+        voice = models.voice(np.zeros(1, np.float32))
     elif options.voice:
         voice = models.voice(read_audio(options.voice, rate, LONGEST))
     elif reference:
@@ -490,18 +492,18 @@ def find_job(options, models: Models, reference: Reference, crop) -> Job:
     if options.audio:
         # A second more than may be given: `check_length` tells of what is longer.
         wave = read_audio(options.audio, rate, LONGEST + 1)
-        job = speech_job(models, wave, reference, options.text)
+        job = face_for_speech(models, wave, reference, options.text)
         print(f"a face for {options.audio}, text: {job.text}", file=sys.stderr)
         return job
     if options.video:
         crop = fitting_crop(options.video, crop)
         video = read_video(options.video, size, crop, LONGEST)
         shown = read_video(options.video, max(256, size), crop, LONGEST)
-        return dubbing_job(models, video, options.text, reference, shown)
+        return speech_for_face(models, video, options.text, reference, shown)
     if options.prefix_seconds is not None:
         path = options.ref[0]
         clip = data.read_clip(path, size, rate, fitting_crop(path, crop))
-        return continuation_job(models, clip, options.prefix_seconds, options.text, reference)
+        return continuation(models, clip, options.prefix_seconds, options.text, reference)
     return Job(options.text, reference)
 
 
@@ -570,8 +572,8 @@ def main() -> None:
     job = find_job(options, models, reference, crop)
     jobs = [replace(job, seed=options.seed + i) for i in range(options.n)]
     if options.stream:
-        pieces = ((x["motion"], x["audio"]) for x in models.stream(jobs[0], **settings))
-        return write_stream(options.out, pieces, c.sample_rate, generated(options.seed))
+        parts = ((x["motion"], x["audio"]) for x in models.stream(jobs[0], **settings))
+        return write_stream(options.out, parts, c.sample_rate, generated(options.seed))
     start = time.time()
     outputs, stopped = models.generate(jobs, **settings)
     print(f"generated in {time.time() - start:.1f} s")

@@ -2,13 +2,13 @@
 
     python train.py --config small  [--field=value ...]
 
-The stages, each with a checkpoint in the run's folder (out/small by default):
+The stages, and what each leaves in the run's folder (out/small by default):
 
-    corpus    clips for the autoencoders, made or decoded once                clips/
+    corpus    the first 1,000 clips, for the autoencoders                     clips/
     speaker   SpeakerEncoder                                                  speaker.pt
     audio     AudioVAE                 } side by side, in processes           audio.pt
     motion    MotionAutoencoder        } of their own                         motion.pt
-    latents   every clip of the corpus, encoded once, in shards               latents/
+    latents   all 4,000 clips, encoded once, in shards                        latents/
     talker    Talker and its flow-matching heads (arXiv 2604.23586, 3.5)      talker.pt
     sample    six sentences by unseen speakers                                sample.mp4
 
@@ -94,7 +94,7 @@ class Config:
 
     audio_width: int = 128
     audio_layers: int = 2           # of the semantic encoder
-    audio_heads: int = 4
+    audio_heads: int = 4            # attention heads of it
     audio_bands: int = 80           # of the mel spectrogram
     audio_slow: int = 256           # channels of the decoder at 25 Hz; paper: the innermost ones
     audio_fast: int = 160           # and at 100 Hz; paper: the encoder's outermost ones
@@ -133,14 +133,14 @@ class Config:
     head_dim: int = 48
     mlp_width: int = 512            # of SwiGLU
     patch_layers: int = 1
-    patch_heads: int = 3
-    condition_backbone: bool = True     # the speaker embedding conditions the backbone too
+    patch_heads: int = 3            # attention heads of each patch encoder
+    condition_backbone: bool = True     # the voice (audio_condition) conditions the backbone too
     alignment_weight: float = 0.3   # of the loss of model.Alignment; 0: there is none
     talker: str = "Talker"          # a class of model.py, or module:Class
     heads: str = "SeparateHeads"    # the flow-matching heads: a class of heads.py, or module:Class
     flow_width: int = 192
     flow_layers: int = 3
-    flow_heads: int = 3
+    flow_heads: int = 3             # attention heads inside each flow-matching head
     hidden_per_frame: bool = True   # each noisy frame gets the hidden state, see heads.FlowHead
     flow_repeats: float = 1.0       # draws of timestep and noise per target (the release: 2)
     drop_hidden: float = 0.1
@@ -158,7 +158,8 @@ class Config:
 
     # ---- Optimisation, of every model that is trained.
     learning_rate: float = 2e-3     # of AdamW
-    muon_rate: float = 0.02         # of Muon, on hidden matrices; 0: AdamW everywhere
+    muon_rate: float = 0.02         # of Muon (engine/optimizers.py), on hidden matrices; 0: AdamW
+    #                                 everywhere
     weight_decay: float = 0.01
     warmup: float = 0.03            # share of the steps
     decay: float = 0.6              # share of the steps at the end, over which rates fall to 2 %
@@ -276,7 +277,8 @@ class Stream:
         the clip's where they are known already, else None.
     decode(frozen, reference, latents (T, d)) -> array, its first axis a multiple of T long.
     receptive_field(frozen): frames at either side that decoding a frame depends on.
-    vary(config, condition, latents, draw in [0, 1)) -> the condition as one training step sees it.
+    vary_condition(config, condition, latents, draw in [0, 1)) -> the condition as one training
+        step sees it.
     carry(frozen, condition, latents) -> the condition of the sample that follows upon this one.
     pictures: whether it is read off pictures, which speech alone does not have.
     temperature(config) -> of sampling, see FlowHead.sample.
@@ -287,7 +289,7 @@ class Stream:
     condition: Callable
     decode: Callable
     receptive_field: Callable = lambda frozen: 0
-    vary: Callable | None = None
+    vary_condition: Callable | None = None
     carry: Callable = lambda frozen, condition, latents: condition
     pictures: bool = True
     temperature: Callable = lambda c: c.temperature
@@ -304,8 +306,8 @@ def encode_audio(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
 def audio_condition(frozen: Frozen, clip: data.Clip, latents=None) -> torch.Tensor:
     """The speaker embedding of a clip; with voice_statistics also mean and deviation of its
     latents. The embedding was trained to tell speakers apart: a linear probe reads the pitch from
-    it with an error of 4.2 times the deviation within a speaker, with the statistics of 1.2 times
-    (docs/paper.md)."""
+    it with an error of 4.2 times the deviation within a speaker, from both together with 1.2
+    times (docs/paper.md)."""
     speaker = frozen.speaker(waveform(frozen, clip))[0]                       # (G,)
     if latents is None and frozen.config.voice_statistics:
         latents = encode_audio(frozen, clip)
@@ -345,12 +347,12 @@ def poses(frozen: Frozen, video: np.ndarray) -> torch.Tensor:
 
 def poses_of(frozen: Frozen, clip: data.Clip, frames: slice) -> torch.Tensor:
     """The poses of some frames of a clip (T, K): of its pictures, or those that it comes with."""
-    if clip.motion is None:
+    if clip.poses is None:
         return poses(frozen, clip.video[frames])
-    if clip.motion.shape[1] != frozen.config.motion_size:
-        raise data.BrokenClip(clip.name, f"its motion has {clip.motion.shape[1]} numbers a frame, "
+    if clip.poses.shape[1] != frozen.config.motion_size:
+        raise data.BrokenClip(clip.name, f"it has {clip.poses.shape[1]} numbers a frame, "
                               f"and the motion autoencoder {frozen.config.motion_size}")
-    return frozen.motion.standardize(torch.from_numpy(clip.motion[frames]).to(frozen.device))
+    return frozen.motion.standardize(torch.from_numpy(clip.poses[frames]).to(frozen.device))
 
 
 def encode_motion(frozen: Frozen, clip: data.Clip) -> torch.Tensor:
@@ -378,8 +380,8 @@ MODALITIES = {
     "audio": Stream(
         modality=lambda c: Modality(c.audio_latent, c.voice_size),
         encode=encode_audio, condition=audio_condition, decode=decode_audio,
-        receptive_field=lambda frozen: frozen.audio.decoder.reach, vary=statistics_of_a_half,
-        pictures=False),
+        receptive_field=lambda frozen: frozen.audio.decoder.reach,
+        vary_condition=statistics_of_a_half, pictures=False),
     "motion": Stream(
         modality=lambda c: Modality(c.motion_size, c.motion_size, c.motion_weight, c.motion_delay),
         encode=encode_motion, condition=first_pose, decode=decode_motion, carry=last_pose,
@@ -490,7 +492,8 @@ def train_model(stage: str, model, make_batch, compute_loss, order: data.BatchOr
         falling = (1 - share) / max(config.decay, 1 / steps)
         run.set_rates(min(1, rising, max(0.02, falling)))
 
-        # Forward and backward, for the batch or for each of its pieces. Gradients add up.
+        # Forward and backward, for each piece of the batch (a micro-batch: gradient accumulation,
+        # or the share of another process). Gradients add up.
         for batch in pieces:
             with torch.autocast(device.type, run.dtype, enabled=run.dtype != torch.float32):
                 loss, log = run.compute_loss(batch, run.generator)
@@ -638,8 +641,8 @@ def encode_clip(out: Path, source, index: int):
     """Clip `index` of source as `latent_item` gives it, in a worker process."""
     store = clip_store(out)
     # The store has pictures and sound, so a clip without pictures is read again.
-    stored = index in store.places and source.size
-    clip = store[store.places[index]] if stored else data.make_clip(source, index)
+    stored = index in store.number_here and source.size
+    clip = store[store.number_here[index]] if stored else data.make_clip(source, index)
     return latent_item(frozen_parts(out), clip)
 
 
@@ -739,14 +742,17 @@ def without_video(item: dict, modalities: dict[str, Modality]) -> dict:
     return item | zeros
 
 
-def vary(item: dict, half: float, cut: float, config: Config) -> dict:
-    """An item of a LatentSet as one training step sees it. half and cut are draws from [0, 1)."""
+def vary(item: dict, which_half: float, cut: float, config: Config) -> dict:
+    """An item of a LatentSet as one training step sees it.
+
+    Two draws from [0, 1): which_half, for the voice's statistics (statistics_of_a_half), and cut,
+    for the frames that `jitter` cuts off."""
     seen = {"text": item["text"]}
     skip = int(cut * (config.jitter + 1))         # frames that are cut off at the start
     for name, stream in MODALITIES.items():
         condition = item[f"{name}_condition"]
-        if stream.vary:
-            condition = stream.vary(config, condition, item[name], half)
+        if stream.vary_condition:
+            condition = stream.vary_condition(config, condition, item[name], which_half)
         seen[name] = item[name][skip:]
         seen[f"{name}_condition"] = condition
     if config.aligned:
@@ -772,7 +778,9 @@ def train_talker(config: Config, device, dtype) -> None:
     if config.lora:
         add_changes(talker, config.lora)
     talker.to(device)
-    kernels.install(talker)                       # the same function up to rounding, faster
+    # Faster classes take the place of those of model.py and heads.py. One that computes something
+    # else, since it was edited, trains as it is written, and a line says so.
+    kernels.install(talker)
     if config.recompute:
         if not hasattr(talker, "backbone"):
             raise ValueError(f"--recompute is about a backbone, and {config.talker} has none")
@@ -797,7 +805,8 @@ def train_talker(config: Config, device, dtype) -> None:
     longest = int(clips.frames.max()) // config.patch
 
     def compute_loss(batch, generator):
-        talker.longest_seen.fill_(longest)        # a checkpoint may be of fewer clips
+        # Here, since loading a checkpoint would overwrite it, perhaps with that of fewer clips.
+        talker.longest_seen.fill_(longest)
         frames = batch["patches"] * config.patch
         return talker(
             batch["text"], batch["text_mask"],

@@ -107,7 +107,7 @@ class FastBlock(Block):
 
 def read_tokens(transformer: Transformer, x: Tensor, read: slice) -> Tensor:
     """transformer(x)[:, read], of which the last block computes no other tokens."""
-    tables = transformer.positions(x, None)
+    tables = transformer.tables_for(x, None)
     for block in transformer.blocks[:-1]:
         x = block(x, tables)
     return transformer.norm(transformer.blocks[-1](x, tables, read=read))

@@ -101,11 +101,11 @@ def job_of(task: str, models: sample.Models, clip: data.Clip, seed: int) -> samp
     if task == "t2av":
         job = sample.Job(clip.text, reference)
     elif task == "a2v":
-        job = sample.speech_job(models, clip.audio, reference, clip.text)
+        job = sample.face_for_speech(models, clip.audio, reference, clip.text)
     elif task == "v2a":
-        job = sample.dubbing_job(models, clip.video, clip.text, reference)
+        job = sample.speech_for_face(models, clip.video, clip.text, reference)
     else:
-        job = sample.continuation_job(models, clip, 1.0, clip.text, reference)
+        job = sample.continuation(models, clip, 1.0, clip.text, reference)
     return replace(job, seed=seed)
 
 

@@ -288,7 +288,7 @@ class PublishedData:
         motion = motion[start:start + LONGEST]
         sound = fit_length(sound[start * self.sample_rate // FPS:], len(motion), self.sample_rate)
         pictures = np.zeros((len(motion), 0, 0, 3), np.uint8)
-        return Clip(Path(name).stem, text, pictures, sound, motion=motion)
+        return Clip(Path(name).stem, text, pictures, sound, poses=motion)
 
 
 class SpeechList:

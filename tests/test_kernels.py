@@ -87,7 +87,7 @@ def test_another_signature_is_named(monkeypatch, capsys):
     monkeypatch.setattr(Block, "forward", lambda self, x, tables, *rest, scale=2: (
         scale * plain(self, x, tables, *rest)))
     monkeypatch.setattr(Transformer, "forward", lambda self, x, *rest: self.norm(
-        self.blocks[0](x, self.positions(x, None), scale=3)))
+        self.blocks[0](x, self.tables_for(x, None), scale=3)))
     talker, _ = tiny_talker()
     kernels.install(talker)
     assert type(talker.heads["audio"]) is FlowHead

@@ -401,7 +401,7 @@ def test_published_clips_are_read_where_they_are(tmp_path, in_shards):
     for i in range(8):
         clip = source[i]
         motion = torch.load(io.BytesIO(rows[clip.name][0]), weights_only=True)
-        assert np.array_equal(clip.motion, motion.float().numpy())
+        assert np.array_equal(clip.poses, motion.float().numpy())
         assert len(clip.audio) == len(motion) * 960 and clip.text == rows[clip.name][2]
         assert 0.05 < clip.audio.std() < 0.15
     parts = [PublishedData(tmp_path, split) for split in data.SPLITS]
@@ -412,9 +412,9 @@ def test_published_clips_are_read_where_they_are(tmp_path, in_shards):
     more = tmp_path / "more"
     write_published(more, {"a": (bytes_of_motion(long), bytes_of_sound(32), "bin")}, in_shards)
     clip = PublishedData(more, "all")[0]
-    assert clip.motion.shape == (750, 5) and len(clip.audio) == 750 * 960
+    assert clip.poses.shape == (750, 5) and len(clip.audio) == 750 * 960
     # The window is the same in both, and what was cut off has no end.
-    start = round(clip.motion[0, 0] * 2048) // 5
+    start = round(clip.poses[0, 0] * 2048) // 5
     noise = np.random.default_rng(0).standard_normal(32 * 24000)
     assert np.abs(clip.audio[:99] - 0.1 * noise[start * 960:][:99]).max() < 1e-3
     config = train.parse_config(["--config", "tiny", "--alignment_weight=0"])
@@ -442,7 +442,7 @@ def test_an_index_of_published_data_is_read_while_it_is_true(tmp_path, monkeypat
     for other in others:
         assert other.key == source.key and len(other) == 8
         for i in range(8):
-            assert np.array_equal(other[i].motion, source[i].motion)
+            assert np.array_equal(other[i].poses, source[i].poses)
             assert (other[i].text, other[i].name) == (source[i].text, source[i].name)
     # A damaged one counts as none.
     content = index.read_bytes()
@@ -591,8 +591,8 @@ def test_the_miniature_of_the_published_data():
             continue
         found += 1
         # Motion and sound of a clip are equally long, and motion is of the scale of its statistics.
-        assert clip.motion.shape[1] == 40 and len(clip.audio) == len(clip.motion) * 960
-        standardized = (clip.motion - mean) / deviation
+        assert clip.poses.shape[1] == 40 and len(clip.audio) == len(clip.poses) * 960
+        standardized = (clip.poses - mean) / deviation
         assert np.abs(standardized.mean()) < 2 and 0.1 < standardized.std() < 5
         assert clip.audio.std() > 0.01
     assert found == len(source) - 1

@@ -134,7 +134,7 @@ def test_several_clips_give_a_voice(models):
 def test_a_paragraph_goes_on_where_a_sentence_ends(models, clip):
     reference = models.clip_reference(clip)
     paragraph = sample.Job("Hello world. Is it you?", reference, seed=3)
-    first, second = models.pieces(paragraph)
+    first, second = models.sentences(paragraph)
     assert (first.text, second.text) == ("Hello world.", "Is it you?") and first.seed != second.seed
 
     # The second sentence starts at the last pose of the first, with the same voice and face.
@@ -170,12 +170,12 @@ def test_words_that_are_read_by_rules_are_named(run, tmp_path):
 def test_a_face_for_a_speech(models, clip):
     reference = models.clip_reference(clip)
     wave = clip.audio[:20 * 640 + 7]              # neither whole frames nor whole patches
-    job = sample.speech_job(models, wave, reference, TEXT)
+    job = sample.face_for_speech(models, wave, reference, TEXT)
     [made], [stopped] = models.generate([job])
     assert len(made["motion"]) == 21 and len(made["audio"]) == 21 * 640 and stopped
     assert np.array_equal(made["audio"][:len(wave)], wave)
     assert not made["audio"][len(wave):].any()
-    louder = sample.speech_job(models, 3 * wave, reference, TEXT)
+    louder = sample.face_for_speech(models, 3 * wave, reference, TEXT)
     motions = [torch.cat([patch["motion"] for patch, *_ in models.patches([j])], 1)
                for j in (job, louder)]
     assert error(*motions) > 1e-5                 # the face depends on the speech
@@ -183,23 +183,23 @@ def test_a_face_for_a_speech(models, clip):
 
 def test_a_speech_for_a_face(models, clip):
     reference = models.clip_reference(clip)
-    [made], _ = models.generate([sample.dubbing_job(models, clip.video[:21], TEXT, reference)])
+    [made], _ = models.generate([sample.speech_for_face(models, clip.video[:21], TEXT, reference)])
     assert np.array_equal(made["motion"], clip.video[:21]) and made["audio"].shape == (21 * 640,)
     backwards = clip.video[20::-1].copy()
-    [other], _ = models.generate([sample.dubbing_job(models, backwards, TEXT, reference)])
+    [other], _ = models.generate([sample.speech_for_face(models, backwards, TEXT, reference)])
     assert not np.array_equal(other["audio"], made["audio"])      # it depends on the face
 
 
 def test_a_continuation_begins_as_the_clip_did(models, clip):
     reference = models.clip_reference(clip)
-    job = sample.continuation_job(models, clip, 0.5, TEXT, reference)     # 12 frames of 12.5
+    job = sample.continuation(models, clip, 0.5, TEXT, reference)     # 12 frames of 12.5
     [made], [stopped] = models.generate([job])
     video, audio = made["motion"], made["audio"]
     assert stopped and len(video) > 12 and len(audio) == 640 * len(video)
     rebuilt = models.roundtrip(clip)["motion"][:12].astype(int)
     assert np.abs(rebuilt - video[:12]).max() <= 1
     with pytest.raises(ValueError, match="prefix-seconds must be from 0.16"):
-        sample.continuation_job(models, clip, 0.1, TEXT, reference)
+        sample.continuation(models, clip, 0.1, TEXT, reference)
 
 
 @pytest.mark.parametrize("keeps", [False, True])
@@ -211,12 +211,12 @@ def test_given_lengths_hold_whatever_the_delay_and_the_stop_rule(models, clip, k
     for name, value in dict(motion_delay=2, stop_keeps=keeps, stop_hits=1).items():
         monkeypatch.setattr(models.config, name, value)
     reference = models.clip_reference(clip)
-    jobs = [(sample.speech_job(models, clip.audio[:16 * 640], reference, TEXT), 16),
-            (sample.dubbing_job(models, clip.video[:17], TEXT, reference), 17)]
+    jobs = [(sample.face_for_speech(models, clip.audio[:16 * 640], reference, TEXT), 16),
+            (sample.speech_for_face(models, clip.video[:17], TEXT, reference), 17)]
     for job, frames in jobs:
         [made], [stopped] = models.generate([job])
         assert len(made["motion"]) == frames and len(made["audio"]) == 640 * frames and stopped
-    job = sample.continuation_job(models, clip, 0.64, TEXT, reference)
+    job = sample.continuation(models, clip, 0.64, TEXT, reference)
     [made], _ = models.generate([job])
     assert len(made["motion"]) >= 16
 
@@ -235,7 +235,7 @@ def test_a_stream_may_have_its_own_temperature(models, clip):
 
 def test_two_jobs_of_a_batch_must_match(models, clip):
     reference = models.clip_reference(clip)
-    speech = sample.speech_job(models, clip.audio, reference, TEXT)
+    speech = sample.face_for_speech(models, clip.audio, reference, TEXT)
     with pytest.raises(ValueError, match="equally long"):
         next(models.patches([sample.Job(TEXT, reference), speech]))
 
@@ -267,11 +267,11 @@ def test_a_stream_is_what_is_generated_at_once(models, clip, task, monkeypatch):
     elif task == "paragraph":
         job = sample.Job("One, two. Three! Four?", reference)
     elif task == "speech":
-        job = sample.speech_job(models, clip.audio[:41 * 640], reference, TEXT)
+        job = sample.face_for_speech(models, clip.audio[:41 * 640], reference, TEXT)
     elif task == "face":
-        job = sample.dubbing_job(models, clip.video[:41], TEXT, reference)
+        job = sample.speech_for_face(models, clip.video[:41], TEXT, reference)
     else:
-        job = sample.continuation_job(models, clip, 0.5, TEXT, reference)
+        job = sample.continuation(models, clip, 0.5, TEXT, reference)
     [made], _ = models.generate([job])
     video, audio = made["motion"], made["audio"]
     for ahead, limit in ((models.audio.decoder.reach, 1e-5), (4, 0.5)):

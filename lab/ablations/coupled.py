@@ -143,7 +143,7 @@ class CrossHeads(JointHeads):
         """Tokens (M, L, W) of each stream -> the same, after they have seen each other."""
         transformers = [head.transformer for head in self.values()]
         # The same frame of all streams has the same position.
-        tables = transformers[0].positions(tokens[0], None)
+        tables = transformers[0].tables_for(tokens[0], None)
         for blocks in zip(*(transformer.blocks for transformer in transformers)):
             parts = [projected(b.attention, b.norm1(x), tables) for b, x in zip(blocks, tokens)]
             q, k, v = (torch.cat(same, 2) for same in zip(*parts))            # (M, H, streams L, .)

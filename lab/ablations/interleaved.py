@@ -75,8 +75,8 @@ class InterleavedTalker(Talker):
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
         speech_only = torch.zeros(B, dtype=torch.bool, device=text.device)
         x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
-        read = self.reader(valid, len(self.order) * max_patches)
-        hidden = read(x)                                                      # (B, 1, D)
+        step = self.cached_backbone(valid, len(self.order) * max_patches)
+        hidden = step(x)                                                      # (B, 1, D)
         patches = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in self.modalities.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
@@ -101,7 +101,7 @@ class InterleavedTalker(Talker):
                 token = self.encoders[name](patches[name])                    # (B, 1, D)
                 if self.alignment is not None:
                     token = token + self.alignment(place)
-                hidden = read(token)
+                hidden = step(token)
 
 
 class MotionFirstTalker(InterleavedTalker):
