@@ -178,12 +178,12 @@ def recognise(audios: list[np.ndarray]) -> list[list[str]]:
 
 
 def in_grammar(text: str) -> bool:
-    """Whether a text is a sentence of the grammar, such as 'bin blue at A one now': word errors of
-    other texts can't be measured."""
-    words = text.split()
+    """Whether a text is a sentence of the grammar, such as 'bin blue at A one now', in large or
+    small letters: word errors of other texts can't be measured."""
+    words = text.lower().split()
     if len(words) != len(GRID):
         return False
-    return all(word in choices for word, choices in zip(words, GRID))
+    return all(word in " ".join(choices).lower().split() for word, choices in zip(words, GRID))
 
 
 def wrong_words(heard: list[list[str]], texts: list[str]) -> np.ndarray:

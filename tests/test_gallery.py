@@ -6,7 +6,7 @@ import numpy as np
 
 import data
 from engine.media import read_video
-from lab.metrics import blinks, correlation, fit_opening, fit_probes, speaker_of
+from lab.metrics import blinks, correlation, fit_opening, fit_probes, in_grammar, speaker_of
 from tests.helpers import check_clip, command
 
 TASKS = ("truth", "roundtrip", "t2av", "a2v", "v2a", "continuation")
@@ -84,3 +84,11 @@ def test_gallery(tmp_path):
             assert now[0] > written[task][0] and now[1] == written[task][1]
         else:
             assert now == written[task]
+
+
+def test_sentences_of_the_grammar():
+    """In large letters, as the synthetic corpus writes them, or in small ones, as GRID does."""
+    for text in ("bin blue at F two now", "place green with l one soon\n"):
+        assert in_grammar(text)
+    for text in ("bin blue at W two now", "bin blue at f two", "hello world this is a test"):
+        assert not in_grammar(text)
