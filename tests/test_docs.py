@@ -48,7 +48,7 @@ SHORTER = [
     (r"--config (small|grid)", "--config tiny"), (r"--n (100|320)\b", "--n 3"), (r"--n 8", "--n 2"),
     (r"--out - \| ffplay -", "--out stream.mp4 "), (r"\bDIR\b", "clips"),
     (r"GRID_S1 --crop 32,48,108", "clips --crop 32,48,208"), (r"english/everyday.txt", "few.txt"),
-    (r"\s#.*", "")]
+    (r"--n 10000 1000000", "--n 30 --batches 2"), (r"\s#.*", "")]
 # Commands that are not run here, and why.
 NOT_HERE = {
     r"pip install|venv": "installs packages: the gate does it",
