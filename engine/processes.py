@@ -140,6 +140,9 @@ def in_words(error: BaseException) -> str:
         return f"there is not enough memory: {error}"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if "Connection closed by peer" in str(error):
+        # What gloo says where the other end is gone.
+        return "another process of this run has ended, and said why"
     return str(error)
 
 
