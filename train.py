@@ -215,7 +215,7 @@ PRESETS = {
         mlp_width=64, patch_heads=2, flow_width=32, flow_layers=2, flow_heads=2, talker_steps=4,
         talker_batch=4, log_every=1, euler_steps=3, stop_hits=2),
     # Not the paper: the motion head is given the audio patch just sampled (docs/ablations.md).
-    "follow": dict(heads="lab.ablations.follow:FollowHeads"),
+    "follow": dict(heads="lab.ablations.follow:FollowHeads", guidance=1.5),
     # Real clips: GRID, or a folder of one's own.
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
