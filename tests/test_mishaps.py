@@ -156,13 +156,15 @@ def test_what_a_function_raises_in_a_worker_is_raised_here():
 def test_few_clips_are_in_flight_and_tasks_are_small():
     crew = [idle_worker() for _ in range(3)]
     # All three are busy, and nothing more is handed out until one has an answer.
-    assert workers.hand_out(crew, 0, 100) == 3 * workers.AT_ONCE
-    assert workers.hand_out(crew, 6, 100) == 6
+    assert workers.hand_out(crew, range(100)) == 3 * workers.AT_ONCE == 6
+    assert workers.hand_out(crew, range(6, 100)) == 0
     assert sorted(number for worker in crew for number in worker.pipe) == list(range(6))
     assert all(len(pickle.dumps(task)) < 10_000 for worker in crew for task in worker.pipe)
     # The end is not passed, however many wait for work.
     crew[0].tasks.clear()
-    assert workers.hand_out(crew, 6, 7) == 7
+    assert workers.hand_out(crew, range(6, 7)) == 1
+    # Numbers need not follow upon each other.
+    assert workers.hand_out(crew, [40, 17]) == 1 and crew[0].pipe[-1] == 40
 
 
 @unix
