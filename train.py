@@ -704,14 +704,22 @@ def encode_latents(config: Config, source) -> None:
         print(f"latents: the first {n} of {len(source)} clips (--clips={len(source)} takes all)")
     # With --encode_first some of them have to do for now. A later start may want more.
     n = min(n, whole_shards(config.encode_first or n))
-    made_of = dict(frozen=frozen_digest(out), modalities=widths_of(config, modality_table(config)))
+
+    def made_of(clips) -> dict:
+        """What tells these latents from others. Rank 0 asks, where there is something to encode:
+        to look through the frozen parts and the files takes long."""
+        if rank() > 0:
+            return {}
+        widths = widths_of(config, modality_table(config))
+        return dict(frozen=frozen_digest(out), modalities=widths, clips=clips.key)
+
     if from_rank_0(size_of_set(out / "latents")) < n and not finished(out, "talker"):
-        make_set(out / "latents", n, made_of | dict(clips=source.key),
+        make_set(out / "latents", n, made_of(source),
                  functools.partial(encoded, config, source, "latents"))
     if config.speech and not from_rank_0(size_of_set(out / "speech")):
         from paper.published import SpeechList
         sounds = SpeechList(config.speech, config.sample_rate, text_check(config))
-        make_set(out / "speech", len(sounds), made_of | dict(clips=sounds.key),
+        make_set(out / "speech", len(sounds), made_of(sounds),
                  functools.partial(encoded, config, sounds, "speech"))
 
 

@@ -155,8 +155,8 @@ def make_set(folder: Path, n: int, made_of: dict,
     used.
 
     Args:
-        made_of: what tells these clips and their encoders from others, in JSON. Shards that were
-            made of something else are deleted.
+        made_of: what tells these clips and their encoders from others, in JSON; rank 0's counts.
+            Shards that were made of something else are deleted.
         encode: numbers of clips -> for each an item or a BrokenClip, see `write_shard`."""
     # Rank 0 says what is missing: on a shared folder, others may see it later.
     missing = []

@@ -166,13 +166,13 @@ class PublishedData:
         # Where the files are, in a dict of tensors: rows and their starts, of three texts for each
         # clip, see engine.shards.pack; places (n, 2, 3), see find_files; and the tar files.
         self.found = None
-        self.kept = False
         files = [*sorted(self.root.glob("metadata/*.csv")), *sorted(self.root.glob("shards/*.tar"))]
         files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
         stamp = stable_hash(["published", files, split, sample_rate])
         if index and index.exists():
             self.found = self.read_index()
-        if not self.found or self.found["stamp"] != stamp or self.moved():
+        self.kept = bool(self.found) and self.found["stamp"] == stamp and not self.moved()
+        if not self.kept:
             self.found = self.look(split) | {"stamp": stamp}
 
     def look(self, split: str) -> dict:
@@ -209,6 +209,8 @@ class PublishedData:
     def keep(self) -> None:
         """Write the index. From then on it is mapped into memory: a million clips are handed to
         worker processes by the name of a file."""
+        if self.kept:
+            return
         with replacing(self.index) as file:
             torch.save(self.found, file)
         self.found = self.read_index()
