@@ -25,6 +25,7 @@ from typing import Callable, Iterable, Iterator, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from engine.checkpoints import named_if_full
@@ -535,31 +536,41 @@ class LatentSet:
 
 
 # -------------------------------------------------------------------------------------- batches
-def collate(items: list[dict[str, Tensor]], patch: int) -> dict[str, Tensor]:
+def collate(items: list[dict[str, Tensor]], patch: int,
+            to_the_end: tuple[str, ...] = ()) -> dict[str, Tensor]:
     """Items of a LatentSet -> one batch.
+
+    to_the_end: names of sequences that keep the frames after the last whole patch.
 
     Returns a dict:
         text (B, L) int64 and text_mask (B, L) bool, padded on the left.
-        patches (B,) int64: whole patches of `patch` frames of each clip; frames beyond are dropped.
-        every sequence (B, most patches * patch, d), zeros beyond its own patches.
+        frames (B,) int64: of each clip. whole (B,) int64: of its whole patches of `patch` frames.
+        every sequence (B, T, d), T a multiple of `patch`, with so many frames of its own, and zeros
+            beyond.
         every vector per clip (B, G).
 
     ValueError if a clip is shorter than a patch.
     """
     lengths = [min(len(value) for value in item.values() if value.ndim == 2) for item in items]
-    patches = torch.tensor([length // patch for length in lengths])                  # (B,)
-    if patches.min() < 1:
+    frames = torch.tensor(lengths)                                                   # (B,)
+    whole = frames // patch * patch                                                  # (B,)
+    if whole.min() < 1:
         raise ValueError(f"a clip is shorter than one patch of {patch} frames")
     text, mask = pad_text([item["text"].tolist() for item in items])
 
-    batch = dict(text=text, text_mask=mask, patches=patches)
+    batch = dict(text=text, text_mask=mask, frames=frames, whole=whole)
     for name in items[0]:
         if name == "text":
             continue
         values = [item[name] for item in items]
-        if values[0].ndim == 2:
-            values = [value[:count * patch] for value, count in zip(values, patches)]
+        sequences = values[0].ndim == 2
+        if sequences:
+            kept = frames if name in to_the_end else whole
+            values = [value[:count] for value, count in zip(values, kept)]
         batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)      # (B, ...)
+        if sequences:
+            # The last patch of the longest one may not be full.
+            batch[name] = F.pad(batch[name], (0, 0, 0, -batch[name].shape[1] % patch))
     return batch
 
 

@@ -150,6 +150,9 @@ class Config:
     regression_weight: float = 1.0  # of the auxiliary loss, see model.Talker
     jitter: int = 0                 # 0 to this many frames are cropped at the start, at random:
     #                                 patches then start at any frame, where clips are few
+    keep_end: bool = False          # of the audio the frames after the last whole patch are kept,
+    #                                 as in the release
+    max_tokens: int = 0             # of text and patches; a clip is cut where it has more; 0: any
     speech_only: float = 0.1        # share of samples that are treated as having no video
     speech_share: float = 0.5       # with --speech, in its place: of each batch, what comes from it
     short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
@@ -232,9 +235,10 @@ PRESETS = {
         motion_steps=500000, width=1024, layers=28, attention_heads=16, kv_heads=8, head_dim=128,
         mlp_width=3072, patch_layers=4, patch_heads=8, alignment_weight=0.0, short_first=0.0,
         flow_width=1024, flow_layers=8, flow_heads=8, hidden_per_frame=False, flow_repeats=2.0,
-        motion_weight=8.0, regression_weight=0.0, speech_only=0.5, talker_steps=200000,
-        talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0, start="Qwen/Qwen3-0.6B",
-        euler_steps=10, guidance=2.0, temperature=0.7, motion_temperature=0.7, stop_hits=1),
+        motion_weight=8.0, regression_weight=0.0, keep_end=True, max_tokens=1000, speech_only=0.5,
+        talker_steps=200000, talker_batch=256, learning_rate=1e-4, muon_rate=0.0, decay=1.0,
+        start="Qwen/Qwen3-0.6B", euler_steps=10, guidance=2.0, temperature=0.7,
+        motion_temperature=0.7, stop_hits=1),
 }
 # Where the released code differs from the paper.
 PRESETS["release"] = PRESETS["paper"] | dict(
@@ -687,10 +691,12 @@ def encoded(config: Config, source, label: str, numbers: list[int]) -> Iterator:
     device = pick_device(config.device)
     if device.type == "cpu":
         encode = functools.partial(encode_clip, out)
-        yield from parallel(encode, source, numbers, workers, label)
-        return
-    # Worker processes make or decode, and this one encodes.
-    frozen = load_frozen(out, device)
+        return parallel(encode, source, numbers, workers, label)
+    return encoded_here(load_frozen(out, device), source, label, numbers, workers)
+
+
+def encoded_here(frozen: Frozen, source, label: str, numbers: list[int], workers: int) -> Iterator:
+    """`encoded` where a GPU encodes: worker processes make or decode, and this one encodes."""
     for clip in parallel(data.make_clip, source, numbers, workers, label):
         yield latent_item(frozen, clip)
 
@@ -757,14 +763,19 @@ def vary(item: dict, which_half: float, cut: float, config: Config) -> dict:
     for the frames that `jitter` cuts off."""
     seen = {"text": item["text"]}
     skip = int(cut * (config.jitter + 1))         # frames that are cut off at the start
+    end = None                                    # of the frames that are seen
+    if config.max_tokens:
+        # There is room for a patch at least.
+        seen["text"] = item["text"][:config.max_tokens - 1]
+        end = skip + config.patch * (config.max_tokens - len(seen["text"]))
     for name, stream in MODALITIES.items():
         condition = item[f"{name}_condition"]
         if stream.vary_condition:
             condition = stream.vary_condition(config, condition, item[name], which_half)
-        seen[name] = item[name][skip:]
+        seen[name] = item[name][skip:end]
         seen[f"{name}_condition"] = condition
     if config.aligned:
-        seen["spoken"] = item["spoken"][skip:]                                # (T, 1)
+        seen["spoken"] = item["spoken"][skip:end]                             # (T, 1)
     return seen
 
 
@@ -808,18 +819,20 @@ def train_talker(config: Config, device, dtype) -> None:
         with_video = draws[:, 2] >= config.speech_only
         if speech:
             with_video = torch.tensor(indices) < len(clips)
-        return data.collate(items, config.patch) | dict(with_video=with_video)
+        return data.collate(items, config.patch, to_the_end) | dict(with_video=with_video)
 
+    # The sequences that keep what follows upon the last whole patch.
+    to_the_end = (talker.leader, "spoken") if config.keep_end else ()
     longest = int(clips.frames.max()) // config.patch
 
     def compute_loss(batch, generator):
         # Here, since loading a checkpoint would overwrite it, perhaps with that of fewer clips.
         talker.longest_seen.fill_(longest)
-        frames = batch["patches"] * config.patch
         return talker(
             batch["text"], batch["text_mask"],
             latents={name: batch[name] for name in MODALITIES},
-            frames={name: frames for name in MODALITIES},
+            frames={name: batch["frames" if name in to_the_end else "whole"]
+                    for name in MODALITIES},
             conditions={name: batch[f"{name}_condition"] for name in MODALITIES},
             present={name: batch["with_video"] for name in MODALITIES if name != talker.leader},
             generator=generator, spoken=batch["spoken"][..., 0] if config.aligned else None)

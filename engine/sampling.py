@@ -18,6 +18,7 @@ import functools
 import platform
 import sys
 import warnings
+from collections import Counter
 from types import SimpleNamespace
 
 import torch
@@ -31,6 +32,7 @@ from model import (Backbone, HeadInput, KeyValueCache, PatchEncoder, PatchEncode
                    attention, rotary_tables)
 
 TRACES = sys.version_info < (3, 14)       # from there on PyTorch no longer supports torch.jit.trace
+PLAIN_CALLS = 15                          # before a trace; two patches of small are 14 Euler steps
 WIDE = 2 ** 18                            # weights from which a product takes longer than its call
 PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
@@ -83,10 +85,14 @@ def has_packed(module: nn.Module) -> bool:
 class Traced:
     """A function of tensors, then numbers, that keeps a torch.jit trace per shape, since calling a
     small operation from Python costs as much as the operation. What else the function reads must
-    not change."""
+    not change.
+
+    A trace takes as long as a few patches. So a shape is traced when it has come for a while, and a
+    listener waits for no trace before the first patches."""
 
     def __init__(self, function):
         self.function = function
+        self.calls = Counter()                    # of each shape
         self.traces = {}
 
     def __call__(self, *given):
@@ -94,6 +100,9 @@ class Traced:
         numbers = given[len(tensors):]
         key = (numbers, *(x.shape for x in tensors))
         if key not in self.traces:
+            self.calls[key] += 1
+            if self.calls[key] <= PLAIN_CALLS:
+                return self.function(*given)
             self.traces[key] = self.trace(tensors, numbers)
         # The optimizer of traces takes longer than it saves.
         with torch.jit.optimized_execution(False):

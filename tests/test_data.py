@@ -62,12 +62,19 @@ def test_cache_store_and_latents(tmp_path):
     latents = data.LatentSet(tmp_path / "latents")
     batch = data.collate([latents[i] for i in range(6)], 4)
     patches = store.frames // 4
-    assert batch["patches"].tolist() == patches.tolist()
+    assert batch["whole"].tolist() == (4 * patches).tolist()
     assert batch["audio"].shape == (6, patches.max() * 4, 3)
     assert (batch["audio"][2, :patches[2] * 4] == 2).all()
     assert batch["audio"][2, patches[2] * 4:].abs().sum() == 0
     assert (batch["text"][:, -1] > 0).all()
     assert (batch["text_mask"] == (batch["text"] > 0)).all()
+    # One sequence keeps what follows upon its last whole patch.
+    longer = data.collate([latents[i] for i in range(6)], 4, ("audio",))
+    assert longer["frames"].tolist() == store.frames.tolist()
+    assert longer["audio"].shape[1] == -(-store.frames.max() // 4) * 4
+    kept = (longer["audio"][2] == 2).all(-1).sum()
+    assert kept == store.frames[2] and longer["audio"][2].abs().sum() == 2 * 3 * kept
+    assert torch.equal(longer["motion"], batch["motion"]) and (store.frames % 4).any()
     # A vocabulary that uses 0.
     other = data.LatentSet(tmp_path / "latents", lambda text: [0] * 3)
     assert data.collate([other[0], other[1]], 4)["text_mask"].all()

@@ -24,7 +24,7 @@ from engine import shards
 from engine.checkpoints import load_checkpoint
 from engine.media import BrokenClip, read_audio
 from engine.processes import join_processes, plainly, rank, world
-from tests.helpers import check_clip, command, in_processes
+from tests.helpers import check_clip, command, error, in_processes
 
 OPTIONS = ["--config=tiny", "--clips=22", "--accumulate=3", "--muon_rate=0", "--speaker_batch=3",
            "--audio_batch=3", "--motion_batch=3", "--talker_batch=6", "--short_first=0"]
@@ -108,6 +108,19 @@ def test_processes_share_the_shards_and_continue_each_other(trained, tmp_path):
         waves.append(read_audio(out / "a.mp4", 16000))
     assert len(waves[0]) == len(waves[1])
     assert np.abs(waves[0] - waves[1]).max() < 0.05 * np.abs(waves[0]).max()
+
+
+def test_a_process_with_a_gpu_encodes_as_workers_do(trained):
+    """Its way, taken on the CPU, with clips that are not in the store, where sound has 16 bits."""
+    config = train.run_config(trained)
+    source = train.corpus(config)
+    frozen = train.load_frozen(trained, torch.device("cpu"))
+    latents = data.LatentSet(trained / "latents")
+    for i, made in zip((20, 21), train.encoded_here(frozen, source, "test", [20, 21], 2)):
+        assert made["text"] == latents.text(i)
+        for name, expected in latents[i].items():
+            if name != "text":
+                assert error(torch.from_numpy(made[name]), expected) < 1e-4, name
 
 
 def item(number: int) -> dict:
