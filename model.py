@@ -115,6 +115,28 @@ def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
+def turn_by_place(tables: tuple[Tensor, Tensor], places: Tensor) -> tuple[Tensor, Tensor]:
+    """Rotary tables in which half of the channel pairs turn by places in the text (see Alignment)
+    in place of positions. Queries and keys then know of each other how many symbols lie between
+    them, which is the same in every part of a text.
+
+    Args:
+        tables: cosines and sines of positions, (L, head_dim / 2). Their slower half, which hardly
+            turns within a clip, is replaced. Its periods are now 3 to 300 symbols.
+        places: (B, L) in symbols.
+
+    Returns: cosines and sines (B, 1, L, head_dim / 2).
+    """
+    pairs = tables[0].shape[-1] // 2
+    period = 3 * 100 ** torch.linspace(0, 1, pairs, device=places.device)     # (head_dim / 4,)
+    angle = 2 * math.pi * places[:, None, :, None] / period                   # (B, 1, L, .)
+    turned = []
+    for table, of_places in zip(tables, (angle.cos(), angle.sin())):
+        of_positions = table[:, :table.shape[-1] - pairs].expand(*angle.shape[:2], -1, -1)
+        turned.append(torch.cat((of_positions, of_places), -1))
+    return turned[0], turned[1]
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None,
               fused: bool | None = None) -> Tensor:
     """Scaled dot-product attention. The backbone, the patch encoders, the flow-matching heads and
@@ -280,10 +302,12 @@ class Transformer(nn.Module):
         return cos[start:stop], sin[start:stop]
 
     def forward(self, x: Tensor, valid: Tensor | None = None,
-                cache: list[KeyValueCache] | None = None) -> Tensor:
+                cache: list[KeyValueCache] | None = None, places: Tensor | None = None) -> Tensor:
         """x (B, L, D) -> (B, L, D). valid (B, S) bool: False on padding, S counts the cached
-        positions too."""
+        positions too. places (B, L): see `turn_by_place`."""
         tables = self.tables_for(x, cache)
+        if places is not None:
+            tables = turn_by_place(tables, places)
         for i, block in enumerate(self.blocks):
             x = block(x, tables, self.causal, valid, cache[i] if cache else None)
         return self.norm(x)
@@ -387,31 +411,22 @@ class Alignment(nn.Module):
     """Where in the text the voice is. Not in the paper.
 
     A place is a number of text symbols: symbol i has place i, and a patch has the number of symbols
-    that have been spoken when it ends. An embedding of the place is added to both, so that
-    attention finds what is due: without it a Talker that trains for minutes gets lost in long
-    sentences (docs/paper.md).
+    that have been spoken when it ends. Half of the channels of queries and keys are rotated by
+    places (`turn_by_place`), so that attention finds what is due next wherever in the text it
+    stands. Without it a Talker that trains for minutes gets lost in long sentences (docs/paper.md).
 
     In training the places are given, by a forced alignment that was made once of each clip (by the
     CTC scores of the audio autoencoder, see train.latent_item). In generation they are the sum of
-    what `advance` finds, patch by patch.
+    what this module finds, patch by patch.
     """
 
     def __init__(self, width: int, patch_size: int):
         """width: D. patch_size: P d, the size of a patch of the leading stream."""
         super().__init__()
-        # Periods from 3 to 300 symbols.
-        steps = torch.linspace(0, 1, width // 2)
-        self.register_buffer("frequency", 2 * math.pi / (3 * 100 ** steps), persistent=False)
-        self.embed = nn.Linear(width, width, bias=False)
         self.project = nn.Linear(width + patch_size, width)
         self.out = nn.Linear(width, 1)
 
-    def forward(self, place: Tensor) -> Tensor:
-        """Places (...) -> embeddings (..., D)."""
-        angle = place[..., None] * self.frequency                             # (..., D / 2)
-        return self.embed(torch.cat((angle.sin(), angle.cos()), -1))
-
-    def advance(self, hidden: Tensor, patch: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, patch: Tensor) -> Tensor:
         """Hidden states (B, N, D), and the patches of the leading stream that they predict
         (B, N, P, d) -> how many symbols each patch speaks, (B, N)."""
         patch = rearrange(patch, "B N P d -> B N (P d)")
@@ -485,16 +500,17 @@ class Talker(nn.Module):
 
     # ---- what both training and generation use
     def prefix(self, text: Tensor, text_mask: Tensor, speech_only: Tensor,
-               condition: Tensor) -> tuple[Tensor, Tensor]:
-        """The embeddings before patch 0, and their mask.
+               condition: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The embeddings before patch 0, their mask, and their places (see Alignment).
 
         text (B, L) ids, padded on the left; text_mask (B, L) bool; speech_only (B,) bool;
-        condition (B, G) of the leading modality -> (B, 1 + L, D), (B, 1 + L).
+        condition (B, G) of the leading modality -> (B, 1 + L, D), (B, 1 + L), (B, 1 + L) or None.
         """
-        x = self.embedding(text)                                              # (B, L, D)
+        x = F.pad(self.embedding(text), (0, 0, 1, 0))                         # (B, 1 + L, D)
+        places = None
         if self.alignment is not None:
-            x = x + self.alignment(text_mask.cumsum(1) - 1)                   # 0, 1, 2, ...
-        x = F.pad(x, (0, 0, 1, 0))                                            # (B, 1 + L, D)
+            # The symbols count 0, 1, 2, ... The tag and the padding have place 0.
+            places = F.pad((text_mask.cumsum(1) - 1).clamp(min=0), (1, 0))    # (B, 1 + L)
         valid = F.pad(text_mask, (1, 0))                                      # (B, 1 + L)
         tag = self.task(torch.where(speech_only, SPEECH_ONLY, SPEECH_AND_VIDEO))     # (B, D)
         if self.condition_in is not None:
@@ -502,7 +518,7 @@ class Talker(nn.Module):
         # The tag goes right before the text, into the last column of the padding.
         padding = (~text_mask).sum(1, keepdim=True)                           # (B, 1)
         at_tag = torch.arange(x.shape[1], device=text.device)[None] == padding
-        return torch.where(at_tag[..., None], tag[:, None], x), valid | at_tag
+        return torch.where(at_tag[..., None], tag[:, None], x), valid | at_tag, places
 
     def split(self, x: Tensor) -> Tensor:
         """Frames (B, N P, d) -> patches (B, N, P, d)."""
@@ -571,17 +587,16 @@ class Talker(nn.Module):
             mask = has_frame.any(-1) & present[name][:, None]                 # (B, N)
             inputs[name] = (history, conditions[name], clean, mask)
 
-        if self.alignment is not None:
-            place = self.patch_ends(spoken, frames[self.leader], N)           # (B, N)
-            token = token + self.alignment(place[:, :-1])
-
         # Text and patches pass the backbone as one sequence. The last text position predicts
         # patch 0, so what stands before it is cut off.
-        x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
+        x, valid, places = self.prefix(text, text_mask, speech_only, conditions[self.leader])
         before = x.shape[1] - 1
         x = torch.cat((x, token), 1)                                          # (B, L + N, D)
         valid = F.pad(valid, (0, N - 1), value=True)                          # (B, L + N)
-        hidden = self.backbone(x, valid)[:, before:]                          # (B, N, D)
+        if self.alignment is not None:
+            ends = self.patch_ends(spoken, frames[self.leader], N)            # (B, N)
+            places = torch.cat((places, ends[:, :-1]), 1)                     # (B, L + N)
+        hidden = self.backbone(x, valid, None, places)[:, before:]             # (B, N, D)
         return hidden, {n: HeadInput(hidden, *rest) for n, rest in inputs.items()}, positions
 
     def forward(self, text, text_mask, latents, frames, conditions, present=None,
@@ -589,7 +604,7 @@ class Talker(nn.Module):
         """The loss, and what to log: name -> scalar; name_by_time -> loss per bin of the timestep
         (see FlowHead.loss). The arguments are those of `teacher_forced`."""
         # The Talker learns from places in the text that are a little wrong, as they will be in
-        # generation, and `advance` learns to correct them.
+        # generation, and the Alignment learns to correct them.
         noisy = None
         if self.alignment is not None:
             if spoken is None:
@@ -622,7 +637,7 @@ class Talker(nn.Module):
             ends = frames[self.leader], hidden.shape[1]
             before = F.pad(self.patch_ends(noisy, *ends)[:, :-1], (1, 0))     # (B, N)
             step = self.patch_ends(spoken, *ends) - before
-            error = (self.alignment.advance(x.hidden, x.target) - step).square() * x.mask
+            error = (self.alignment(x.hidden, x.target) - step).square() * x.mask
             log["alignment"] = error.sum() / x.mask.sum().clamp(min=1)
             total = total + self.alignment_weight * log["alignment"]
 
@@ -636,9 +651,9 @@ class Talker(nn.Module):
         return total, log | losses
 
     # ---- generation
-    def cached_backbone(self, valid: Tensor, more: int) -> Callable[[Tensor], Tensor]:
-        """A function: the next tokens (B, n, D) -> the hidden state of the last one, (B, 1, D). It
-        keeps the KV cache from call to call.
+    def cached_backbone(self, valid: Tensor, more: int) -> Callable:
+        """A function: the next tokens (B, n, D) and their places (B, n), or None -> the hidden
+        state of the last one, (B, 1, D). It keeps the KV cache from call to call.
 
         Args:
             valid: (B, n) bool, of the tokens of the first call; False is padding.
@@ -650,9 +665,10 @@ class Talker(nn.Module):
         padded = not valid.all()
         valid = F.pad(valid, (0, more), value=True)                           # (B, capacity)
 
-        def step(tokens: Tensor) -> Tensor:
+        def step(tokens: Tensor, places: Tensor | None) -> Tensor:
             length = cache[0].length + tokens.shape[1]
-            return self.backbone(tokens, valid[:, :length] if padded else None, cache)[:, -1:]
+            seen = valid[:, :length] if padded else None
+            return self.backbone(tokens, seen, cache, places)[:, -1:]
 
         return step
 
@@ -680,8 +696,8 @@ class Talker(nn.Module):
                 and leaves the loop (sample.Models.patches). With stop_keeps=False that patch is no
                 longer part of the sample, and where all samples finish at once it is not made.
                 (The release: stop_hits=3, stop_keeps=False, shortest=7.)
-            alignment_pace: for an Alignment, the share that counts of what `advance` finds. Below 1
-                the place lags a little, so that fewer symbols are skipped.
+            alignment_pace: for an Alignment, the share that counts of what it finds. Below 1 the
+                place lags a little.
             sampling: steps, guidance, temperature, ... of FlowHead.sample. The temperature is a
                 number, or name -> number.
         """
@@ -695,15 +711,17 @@ class Talker(nn.Module):
         # Prefill: the task tag and the text.
         alone = len(active) == 1 and len(self.modalities) > 1
         speech_only = torch.full((B,), alone, device=text.device)
-        x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
+        x, valid, places = self.prefix(text, text_mask, speech_only, conditions[self.leader])
         step = self.cached_backbone(valid, max_patches)
-        hidden = step(x)                                                      # (B, 1, D)
+        hidden = step(x, places)                                              # (B, 1, D)
 
         history = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in active.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
-        place = torch.zeros(B, 1, device=text.device)
         symbols = text_mask.sum(1, keepdim=True)                              # (B, 1)
+        place = None
+        if self.alignment is not None:
+            place = torch.zeros(B, 1, device=text.device)
         for i in range(max_patches):
             # Does the next patch end the sample? One forward pass of a small MLP says so.
             stop = self.stop(hidden)[:, 0].sigmoid() >= threshold             # (B,)
@@ -735,11 +753,9 @@ class Talker(nn.Module):
                     nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
                     token = token + self.encoders[name](history[name], nothing)
             if self.alignment is not None:
-                spoken = self.alignment.advance(hidden, patches[self.leader])
-                place = place + alignment_pace * spoken
+                place = place + alignment_pace * self.alignment(hidden, patches[self.leader])
                 place = place.clamp(min=0).minimum(symbols)                   # (B, 1)
-                token = token + self.alignment(place)
-            hidden = step(token)
+            hidden = step(token, place)
 
 
 def demonstrate() -> None:

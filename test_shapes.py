@@ -18,7 +18,7 @@ from engine.optimizers import optimizers
 from heads import FlowHead, draw_rows
 from model import IGNORE, HeadInput, attention, initialise, stop_labels
 from tests.helpers import (check_clip, command, error, generate, random_batch, randomise,
-                           tiny_talker)
+                           record_places, tiny_talker)
 
 
 @pytest.fixture(autouse=True)
@@ -98,13 +98,12 @@ def test_cached_generation_equals_the_full_pass(delay, patch):
         draws.append(torch.randn(shape))
         return draws[-1]
 
-    # How far in the text each patch is, as generation embeds it, for the full pass to be told.
-    positions = []
-    talker.alignment.register_forward_pre_hook(lambda module, inputs: positions.append(*inputs))
+    # Where in the text each patch is, as generation finds it, for the full pass to be told.
+    places = record_places(talker)
     steps = talker.generate(batch["text"], batch["text_mask"], batch["conditions"], noise, 6,
                             steps=3, stop_hits=99)
     steps = [patches for patches, _ in steps]
-    spoken = torch.cat(positions[1:], 1).repeat_interleave(patch, 1)
+    spoken = torch.cat(places[1:], 1).repeat_interleave(patch, 1)
     made = {name: torch.cat([p[name] for p in steps if name in p], 1)
             for name in talker.modalities}
     assert made["audio"].shape == (3, 6 * patch, config.audio_latent)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from heads import FlowHead, SeparateHeads, euler_times, guide, of_stream
 from model import (Backbone, HeadInput, KeyValueCache, PatchEncoder, PatchEncoders, Transformer,
-                   attention, rotary_tables)
+                   attention, rotary_tables, turn_by_place)
 
 TRACES = sys.version_info < (3, 14)       # from there on PyTorch no longer supports torch.jit.trace
 PLAIN_CALLS = 15                          # before a trace; two patches of small are 14 Euler steps
@@ -243,15 +243,17 @@ class FusedTransformer(nn.Module):
                               weight.dtype) for _ in self.parts]
 
     def forward(self, x: Tensor, valid: Tensor | None = None, cache=None,
-                read: slice | None = None) -> Tensor:
+                places: Tensor | None = None, read: slice | None = None) -> Tensor:
         """x (M, L, W) -> (M, L, W), or the tokens in `read`, of which the last block computes no
-        others."""
+        others. places: see model.turn_by_place."""
         M, L, W = map(int, x.shape)               # the tracer has tensors here
         start = cache[0].length if cache else 0
         stop = start + L
-        cos, sin = rotary_tables(
-            1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device)
-        turn = torch.complex(cos[start:stop], sin[start:stop])                # (L, head_dim / 2)
+        tables = rotary_tables(1 << stop.bit_length(), self.head_dim, self.rotary_base, x.device)
+        tables = tuple(table[start:stop] for table in tables)
+        if places is not None:
+            tables = turn_by_place(tables, places)
+        turn = torch.complex(*tables)             # (L, head_dim / 2), or (M, 1, L, head_dim / 2)
 
         y = x.reshape(self.K, -1, W).clone()      # (K, R L, W), to be added to in place
         for i, part in enumerate(self.parts):

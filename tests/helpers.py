@@ -49,6 +49,19 @@ def random_batch(config, batch=3, patches=5, text=7) -> dict:
         conditions={n: torch.randn(batch, m.condition) for n, m in modalities.items()})
 
 
+def record_places(talker) -> list:
+    """A list that gets the places (B, L) of every later call of a Talker's backbone."""
+    seen = []
+    forward = talker.backbone.forward
+
+    def recording(x, valid, cache, places):
+        seen.append(places)
+        return forward(x, valid, cache, places)
+
+    talker.backbone.forward = recording
+    return seen
+
+
 def generate(talker, batch: dict, patches: int, seed=0, **options) -> dict:
     """What a Talker generates for a batch: name -> (B, T, d). A seed decides the noise, whatever
     the device."""

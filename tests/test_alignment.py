@@ -12,8 +12,8 @@ import data
 import train
 from engine.alignment import best_path, spoken_symbols
 from engine.checkpoints import save_checkpoint
-from model import Backbone, Modality, Talker
-from tests.helpers import generate, random_batch, tiny_talker
+from model import Backbone, Modality, Talker, rotary_tables, rotate, turn_by_place
+from tests.helpers import error, generate, random_batch, record_places, tiny_talker
 
 
 def collapse(path: tuple) -> list[int]:
@@ -61,7 +61,7 @@ def test_long_texts():
 
 # ------------------------------------------------------------------------------------ the Talker
 def test_the_alignment_is_learned():
-    """`advance` learns how many symbols a patch speaks, through the Talker's own loss."""
+    """How many symbols a patch speaks is learned through the Talker's own loss."""
     torch.manual_seed(0)
     talker, config = tiny_talker()
     batch = random_batch(config)
@@ -83,14 +83,14 @@ def test_places_add_up_and_stay_within_the_text(advance):
     torch.manual_seed(0)
     talker, config = tiny_talker()
     batch = random_batch(config)
-    seen = []
-    talker.alignment.register_forward_pre_hook(lambda module, inputs: seen.append(*inputs))
+    seen = record_places(talker)
     talker.alignment.out.weight.data.zero_()
     talker.alignment.out.bias.data.fill_(advance)
     generate(talker, batch, patches=5)
     symbols = batch["text_mask"].sum(1, keepdim=True)                         # 7, 4, 7
     expected = (advance * torch.arange(1, 6)).clamp(min=0).minimum(symbols)
-    # The first call embeds the text.
+    # The first call has the tag and the text, of which the second sample has padding.
+    assert seen[0].tolist() == [[0, *range(7)], [0, 0, 0, 0, *range(4)], [0, *range(7)]]
     assert torch.equal(torch.cat(seen[1:], 1), expected)
 
 
@@ -105,6 +105,22 @@ def test_a_wrong_place_changes_what_is_said():
     assert (truth[:, 1:] - moved[:, 1:]).abs().amax((0, 2)).min() > 1e-3
 
 
+def test_attention_depends_on_how_many_symbols_lie_between():
+    """Rotated by places, queries and keys have the same products wherever in the text they are."""
+    torch.manual_seed(0)
+    tables = rotary_tables(8, 16, 1e4)
+    places = torch.tensor([[0.0, 1, 2, 3, 3, 0.5, 1.5, 2.2]])
+    q, k = torch.randn(2, 1, 1, 8, 16)
+    products = []
+    for offset in (0, 40):
+        turned = turn_by_place(tables, places + offset)
+        products.append(rotate(q, turned) @ rotate(k, turned).mT)
+    assert error(products[1], products[0]) < 1e-5
+    # Half of the channel pairs still turn by position.
+    assert torch.equal(turned[0][0, 0, :, :4], tables[0][:, :4])
+    assert error(rotate(q, turned) @ rotate(k, turned).mT, rotate(q, tables) @ k.mT) > 1e-2
+
+
 def test_places_after_the_end():
     """Where only a delayed stream goes on, and in the padding of a batch, all is spoken."""
     talker, config = tiny_talker(motion_delay=2)
@@ -113,19 +129,13 @@ def test_places_after_the_end():
     assert found.tolist() == [[4, 8, 8, 8], [5, 5, 5, 5]]
 
 
-def test_advance_hears_what_is_given():
+def test_the_alignment_hears_what_is_given():
     """In a continuation, and where a face is made for a speech."""
     torch.manual_seed(0)
     talker, config = tiny_talker()
     batch = random_batch(config)
     heard = []
-    advance = talker.alignment.advance
-
-    def record(hidden, patch):
-        heard.append(patch)
-        return advance(hidden, patch)
-
-    talker.alignment.advance = record
+    talker.alignment.register_forward_pre_hook(lambda module, inputs: heard.append(inputs[1]))
     speech = batch["latents"]["audio"]
     generate(talker, batch, patches=5, given={"audio": speech})
     assert torch.equal(torch.cat(heard, 1).flatten(1, 2), speech)

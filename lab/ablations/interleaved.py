@@ -40,6 +40,7 @@ class InterleavedTalker(Talker):
             place = self.patch_ends(spoken, frames[self.leader], N)           # (B, N)
 
         tokens = []
+        known = []                                # places, one per token
         seen = {}
         for name in self.order:
             clean = self.split(latents[name])                                 # (B, N, P, d)
@@ -47,18 +48,21 @@ class InterleavedTalker(Talker):
             has_frame = self.split((time < frames[name][:, None])[..., None])[..., 0]
             token = self.encoders[name](clean, has_frame)                     # (B, N, D)
             if self.alignment is not None:
-                known = place if self.after_leader(name) else F.pad(place[:, :-1], (1, 0))
-                token = token + self.alignment(known)
+                heard = self.after_leader(name)
+                known.append(place if heard else F.pad(place[:, :-1], (1, 0)))
             tokens.append(token)
             history = F.pad(clean[:, :-1], (0, 0, 0, 0, 1, 0))                # (B, N, P, d)
             seen[name] = (history, conditions[name], clean, has_frame.any(-1))
 
         # Text and patches pass the backbone as one sequence, of which the last patch is left out.
-        x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
+        x, valid, places = self.prefix(text, text_mask, speech_only, conditions[self.leader])
         before = x.shape[1] - 1
         tokens = rearrange(torch.stack(tokens, 2), "B N K D -> B (N K) D")[:, :-1]
         valid = F.pad(valid, (0, tokens.shape[1]), value=True)
-        hidden = self.backbone(torch.cat((x, tokens), 1), valid)[:, before:]  # (B, N K, D)
+        if known:
+            known = rearrange(torch.stack(known, 2), "B N K -> B (N K)")[:, :-1]
+            places = torch.cat((places, known), 1)                            # (B, L + N K)
+        hidden = self.backbone(torch.cat((x, tokens), 1), valid, None, places)[:, before:]
         hidden = rearrange(hidden, "B (N K) D -> K B N D", K=len(self.order))
         inputs = {name: HeadInput(hidden[self.order.index(name)], *seen[name])
                   for name in self.modalities}
@@ -74,14 +78,16 @@ class InterleavedTalker(Talker):
         B, P = len(text), self.patch
         given = {name: self.split(latents) for name, latents in (given or {}).items()}
         speech_only = torch.zeros(B, dtype=torch.bool, device=text.device)
-        x, valid = self.prefix(text, text_mask, speech_only, conditions[self.leader])
+        x, valid, places = self.prefix(text, text_mask, speech_only, conditions[self.leader])
         step = self.cached_backbone(valid, len(self.order) * max_patches)
-        hidden = step(x)                                                      # (B, 1, D)
+        hidden = step(x, places)                                              # (B, 1, D)
         patches = {name: torch.zeros(B, 1, P, m.latent, device=text.device)
                    for name, m in self.modalities.items()}
         hits = torch.zeros(B, dtype=torch.long, device=text.device)
-        place = torch.zeros(B, 1, device=text.device)
         symbols = text_mask.sum(1, keepdim=True)                              # (B, 1)
+        place = None
+        if self.alignment is not None:
+            place = torch.zeros(B, 1, device=text.device)
         for i in range(max_patches):
             stop = self.stop(hidden)[:, 0].sigmoid() >= threshold             # (B,)
             hits = torch.where(stop & (i >= shortest), hits + 1, 0)
@@ -94,14 +100,12 @@ class InterleavedTalker(Talker):
                 patch = HeadInput(hidden, patches[name], conditions[name], target)
                 patches |= self.heads.sample({name: patch}, noise, **sampling)
                 if self.alignment is not None and name == self.leader:
-                    spoken = self.alignment.advance(hidden, patches[name])
+                    spoken = self.alignment(hidden, patches[name])
                     place = (place + alignment_pace * spoken).clamp(min=0).minimum(symbols)
                 if name == self.order[-1]:
                     yield {n: patches[n][:, 0] for n in self.modalities}, finished
                 token = self.encoders[name](patches[name])                    # (B, 1, D)
-                if self.alignment is not None:
-                    token = token + self.alignment(place)
-                hidden = step(token)
+                hidden = step(token, place)
 
 
 class MotionFirstTalker(InterleavedTalker):
