@@ -179,7 +179,7 @@ class Config:
     guidance: float = 2.0
     temperature: float = 0.3
     motion_temperature: float = 0.8     # more than the audio's, or the eyes never blink
-    alignment_pace: float = 0.93    # share of the alignment's advance that counts
+    alignment_pace: float = 0.86    # share of what the alignment finds that counts
     stop_hits: int = 2              # stop at so many patches in a row above one half
     stop_keeps: bool = True         # the patch that says stop is still part of the sample
     stop_shortest: int = 0          # patches in which nothing counts as a stop
