@@ -156,7 +156,7 @@ class Config:
     speech_only: float = 0.1        # share of samples that are treated as having no video
     speech_share: float = 0.5       # with --speech, in its place: of each batch, what comes from it
     short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
-    talker_steps: int = 1400
+    talker_steps: int = 1200
     talker_batch: int = 32
 
     # ---- Optimisation, of every model that is trained.
