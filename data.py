@@ -544,9 +544,10 @@ def collate(items: list[dict[str, Tensor]], patch: int,
 
     Returns a dict:
         text (B, L) int64 and text_mask (B, L) bool, padded on the left.
-        frames (B,) int64: of each clip. whole (B,) int64: of its whole patches of `patch` frames.
-        every sequence (B, T, d), T a multiple of `patch`, with so many frames of its own, and zeros
-            beyond.
+        frames (B,) int64: how many frames each clip has. whole (B,) int64: how many of these are in
+            whole patches of `patch` frames.
+        every sequence (B, T, d), T a multiple of `patch`: the first `whole` frames of each clip
+            (all of them for a name in to_the_end), then zeros.
         every vector per clip (B, G).
 
     ValueError if a clip is shorter than a patch.
@@ -556,6 +557,9 @@ def collate(items: list[dict[str, Tensor]], patch: int,
     whole = frames // patch * patch                                                  # (B,)
     if whole.min() < 1:
         raise ValueError(f"a clip is shorter than one patch of {patch} frames")
+    # T is a multiple of patch, also where the longest clip ends within a patch.
+    longest = int((frames if to_the_end else whole).max())
+    T = -(-longest // patch) * patch
     text, mask = pad_text([item["text"].tolist() for item in items])
 
     batch = dict(text=text, text_mask=mask, frames=frames, whole=whole)
@@ -563,14 +567,11 @@ def collate(items: list[dict[str, Tensor]], patch: int,
         if name == "text":
             continue
         values = [item[name] for item in items]
-        sequences = values[0].ndim == 2
-        if sequences:
+        if values[0].ndim == 2:
             kept = frames if name in to_the_end else whole
-            values = [value[:count] for value, count in zip(values, kept)]
-        batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True)      # (B, ...)
-        if sequences:
-            # The last patch of the longest one may not be full.
-            batch[name] = F.pad(batch[name], (0, 0, 0, -batch[name].shape[1] % patch))
+            values = [F.pad(value[:count], (0, 0, 0, T - int(count)))                # (T, d)
+                      for value, count in zip(values, kept)]
+        batch[name] = torch.stack(values)                                            # (B, ...)
     return batch
 
 

@@ -10,8 +10,8 @@ tokens of one position are added. What turns a hidden state into the latents of 
 not in this file: the flow-matching heads of heads.py are handed to the Talker.
 
 Text is padded on the left, so that patch 0 stands in the same column for every sample of a batch,
-and everything after it is a slice. Rotary attention depends on relative positions alone, so the
-padding changes nothing.
+and everything after it is a slice. Rotary attention depends on differences alone, of positions and
+of places in the text (see Alignment), so the padding changes nothing.
 
 Axis letters: B batch, L text tokens (or any tokens), T frames, N patches, P frames per patch,
 D width, H attention heads (H' of keys and values), S keys, d width of a latent, G width of a
@@ -108,24 +108,26 @@ def rotary_tables(tokens: int, head_dim: int, base: float, device=None) -> tuple
 
 
 def rotate(x: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotate the channel pairs (i, i + head_dim / 2) of x (B, H, L, head_dim) by the angles of
-    their positions."""
+    """Rotate the channel pairs (i, i + head_dim / 2) of x (B, H, L, head_dim). tables: cosines and
+    sines of the angles, see `rotary_tables` and `turn_by_place`."""
     cos, sin = (table.to(x.dtype) for table in tables)
     first, second = x.chunk(2, -1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
 
 
 def turn_by_place(tables: tuple[Tensor, Tensor], places: Tensor) -> tuple[Tensor, Tensor]:
-    """Rotary tables in which half of the channel pairs turn by places in the text (see Alignment)
-    in place of positions. Queries and keys then know of each other how many symbols lie between
-    them, which is the same in every part of a text.
+    """Rotary tables in which half of the channel pairs turn by places in the text instead of
+    positions. A position counts the tokens of the sequence, a place counts the symbols of the text
+    (see Alignment). The product of a query and a key then also depends on how many symbols lie
+    between the two, which means the same at the beginning of a text and at its end.
 
     Args:
-        tables: cosines and sines of positions, (L, head_dim / 2). Their slower half, which hardly
-            turns within a clip, is replaced. Its periods are now 3 to 300 symbols.
-        places: (B, L) in symbols.
+        tables: cosines and sines of positions, (L, head_dim / 2) each. The second half of the
+            pairs, which is slow and hardly turns within a clip, is replaced. The new ones have
+            periods of 3 to 300 symbols.
+        places: (B, L), in symbols. They need not be whole numbers.
 
-    Returns: cosines and sines (B, 1, L, head_dim / 2).
+    Returns: cosines and sines, (B, 1, L, head_dim / 2) each.
     """
     pairs = tables[0].shape[-1] // 2
     period = 3 * 100 ** torch.linspace(0, 1, pairs, device=places.device)     # (head_dim / 4,)
@@ -232,7 +234,7 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, tables, causal=False, valid: Tensor | None = None,
                 cache: KeyValueCache | None = None) -> Tensor:
-        """x (B, L, D) -> (B, L, D). tables: see `rotary_tables`; causal, valid: see `attention`."""
+        """x (B, L, D) -> (B, L, D). tables: see `rotate`; causal, valid: see `attention`."""
         qkv = rearrange(self.qkv(x), "B L (H D) -> B H L D", D=self.head_dim)
         q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), 1)    # (B, H, L, head_dim)
         if self.qk_norm:
@@ -304,7 +306,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None,
                 cache: list[KeyValueCache] | None = None, places: Tensor | None = None) -> Tensor:
         """x (B, L, D) -> (B, L, D). valid (B, S) bool: False on padding, S counts the cached
-        positions too. places (B, L): see `turn_by_place`."""
+        positions too. places (B, L): of the tokens of x, see `turn_by_place`; without them
+        positions alone rotate."""
         tables = self.tables_for(x, cache)
         if places is not None:
             tables = turn_by_place(tables, places)
@@ -410,14 +413,18 @@ def stop_labels(start: Tensor, length: Tensor, columns: int, patch: int, fps=FPS
 class Alignment(nn.Module):
     """Where in the text the voice is. Not in the paper.
 
-    A place is a number of text symbols: symbol i has place i, and a patch has the number of symbols
-    that have been spoken when it ends. Half of the channels of queries and keys are rotated by
-    places (`turn_by_place`), so that attention finds what is due next wherever in the text it
-    stands. Without it a Talker that trains for minutes gets lost in long sentences (docs/paper.md).
+    Every token of the backbone has a place in the text, which counts symbols. Text symbol i has
+    place i. A patch has the number of symbols that have been spoken when it ends, which need not be
+    whole. Half of the channels of queries and keys are rotated by places (`turn_by_place`). So the
+    symbol that is due next is always as far from the patch before it, and attention finds it at the
+    end of a long text as it does at the beginning. Without places a Talker that trains for minutes
+    gets lost in long sentences (docs/paper.md).
 
-    In training the places are given, by a forced alignment that was made once of each clip (by the
-    CTC scores of the audio autoencoder, see train.latent_item). In generation they are the sum of
-    what this module finds, patch by patch.
+    The first patch is an exception: the position that predicts it is that of the last symbol.
+
+    In training the places of patches come from a forced alignment, which was made once for each
+    clip from the CTC scores of the audio autoencoder (see train.latent_item). In generation this
+    module estimates how many symbols each patch speaks, and `Talker.generate` adds these up.
     """
 
     def __init__(self, width: int, patch_size: int):
@@ -501,7 +508,7 @@ class Talker(nn.Module):
     # ---- what both training and generation use
     def prefix(self, text: Tensor, text_mask: Tensor, speech_only: Tensor,
                condition: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The embeddings before patch 0, their mask, and their places (see Alignment).
+        """The embeddings before patch 0, their mask, and their places (None without an Alignment).
 
         text (B, L) ids, padded on the left; text_mask (B, L) bool; speech_only (B,) bool;
         condition (B, G) of the leading modality -> (B, 1 + L, D), (B, 1 + L), (B, 1 + L) or None.
@@ -509,7 +516,7 @@ class Talker(nn.Module):
         x = F.pad(self.embedding(text), (0, 0, 1, 0))                         # (B, 1 + L, D)
         places = None
         if self.alignment is not None:
-            # The symbols count 0, 1, 2, ... The tag and the padding have place 0.
+            # Text symbols have the places 0, 1, 2, ... Task tag and padding have 0.
             places = F.pad((text_mask.cumsum(1) - 1).clamp(min=0), (1, 0))    # (B, 1 + L)
         valid = F.pad(text_mask, (1, 0))                                      # (B, 1 + L)
         tag = self.task(torch.where(speech_only, SPEECH_ONLY, SPEECH_AND_VIDEO))     # (B, D)
@@ -619,8 +626,9 @@ class Talker(nn.Module):
         total = sum(m.weight * losses[name] for name, m in self.modalities.items())
 
         # Stop: binary cross-entropy. A sample has a single 1, so its weight grows with the zeros.
-        # Of a clip that was cut at 30 s, 750 frames, whole patches are kept: 187 of four frames.
-        # The last of so many is no end, so what counts as uncut is a patch shorter.
+        # Of a clip that was cut at 30 s, 750 frames, there are 187 whole patches of four frames, or
+        # 188 patches where the rest is kept too (keep_end in train.py). The last one is no end, so
+        # a clip counts as uncut only if it is at least a patch shorter.
         labels, zeros = stop_labels(
             start=torch.zeros_like(positions), length=positions, columns=hidden.shape[1],
             patch=self.patch, max_seconds=30 - self.patch / FPS)
@@ -651,9 +659,12 @@ class Talker(nn.Module):
         return total, log | losses
 
     # ---- generation
-    def cached_backbone(self, valid: Tensor, more: int) -> Callable:
-        """A function: the next tokens (B, n, D) and their places (B, n), or None -> the hidden
-        state of the last one, (B, 1, D). It keeps the KV cache from call to call.
+    def cached_backbone(self, valid: Tensor, more: int) -> Callable[
+            [Tensor, Tensor | None], Tensor]:
+        """A function step(tokens, places) -> hidden, which keeps the KV cache from call to call.
+
+        tokens (B, n, D) are the next ones, places (B, n) are theirs (None without an Alignment),
+        and hidden (B, 1, D) is the hidden state of the last of them.
 
         Args:
             valid: (B, n) bool, of the tokens of the first call; False is padding.
@@ -696,8 +707,9 @@ class Talker(nn.Module):
                 and leaves the loop (sample.Models.patches). With stop_keeps=False that patch is no
                 longer part of the sample, and where all samples finish at once it is not made.
                 (The release: stop_hits=3, stop_keeps=False, shortest=7.)
-            alignment_pace: for an Alignment, the share that counts of what it finds. Below 1 the
-                place lags a little.
+            alignment_pace: with an Alignment, the factor by which its estimates are multiplied
+                before they are added up. Below 1 the place stays a little behind the voice, and
+                fewer symbols are skipped (docs/paper.md).
             sampling: steps, guidance, temperature, ... of FlowHead.sample. The temperature is a
                 number, or name -> number.
         """
@@ -752,6 +764,7 @@ class Talker(nn.Module):
                 elif name not in patches and self.encode_absence:
                     nothing = torch.zeros(B, 1, P, dtype=torch.bool, device=text.device)
                     token = token + self.encoders[name](history[name], nothing)
+            # The place of the patch that was made: at its end so many symbols are spoken.
             if self.alignment is not None:
                 place = place + alignment_pace * self.alignment(hidden, patches[self.leader])
                 place = place.clamp(min=0).minimum(symbols)                   # (B, 1)

@@ -152,7 +152,8 @@ class Config:
     #                                 patches then start at any frame, where clips are few
     keep_end: bool = False          # of the audio the frames after the last whole patch are kept,
     #                                 as in the release
-    max_tokens: int = 0             # of text and patches; a clip is cut where it has more; 0: any
+    max_tokens: int = 0             # of text and patches together; what a clip has beyond them is
+    #                                 cut off; 0: no limit
     speech_only: float = 0.1        # share of samples that are treated as having no video
     speech_share: float = 0.5       # with --speech, in its place: of each batch, what comes from it
     short_first: float = 0.5        # share of the talker's steps, at the beginning, on short clips
@@ -179,7 +180,8 @@ class Config:
     guidance: float = 2.0
     temperature: float = 0.3
     motion_temperature: float = 0.8     # more than the audio's, or the eyes never blink
-    alignment_pace: float = 0.86    # share of what the alignment finds that counts
+    alignment_pace: float = 0.86    # by what the alignment's estimates are multiplied; below 1
+    #                                 fewer symbols are skipped
     stop_hits: int = 2              # stop at so many patches in a row above one half
     stop_keeps: bool = True         # the patch that says stop is still part of the sample
     stop_shortest: int = 0          # patches in which nothing counts as a stop
@@ -219,7 +221,8 @@ PRESETS = {
         talker_batch=4, log_every=1, euler_steps=3, stop_hits=2),
     # Not the paper: the motion head is given the audio patch just sampled (docs/ablations.md).
     "follow": dict(heads="lab.ablations.follow:FollowHeads", guidance=1.5),
-    # Real clips: GRID, or a folder of one's own.
+    # Real clips: GRID, or a folder of one's own. Its pace and stop rule were chosen before places
+    # rotated queries and keys.
     "grid": dict(
         size=96, sentences="grid", clips=100000, audio_steps=2500, speaker_steps=200,
         motion_size=40, motion_coarse=128, motion_fine=96, motion_steps=5000, short_first=0.0,
@@ -691,8 +694,9 @@ def encoded(config: Config, source, label: str, numbers: list[int]) -> Iterator:
     device = pick_device(config.device)
     if device.type == "cpu":
         encode = functools.partial(encode_clip, out)
-        return parallel(encode, source, numbers, workers, label)
-    return encoded_here(load_frozen(out, device), source, label, numbers, workers)
+        yield from parallel(encode, source, numbers, workers, label)
+    else:
+        yield from encoded_here(load_frozen(out, device), source, label, numbers, workers)
 
 
 def encoded_here(frozen: Frozen, source, label: str, numbers: list[int], workers: int) -> Iterator:
@@ -760,7 +764,7 @@ def vary(item: dict, which_half: float, cut: float, config: Config) -> dict:
     """An item of a LatentSet as one training step sees it.
 
     Two draws from [0, 1): which_half, for the voice's statistics (statistics_of_a_half), and cut,
-    for the frames that `jitter` cuts off."""
+    for the frames that `jitter` cuts off. max_tokens cuts off the end."""
     seen = {"text": item["text"]}
     skip = int(cut * (config.jitter + 1))         # frames that are cut off at the start
     end = None                                    # of the frames that are seen
@@ -823,7 +827,7 @@ def train_talker(config: Config, device, dtype) -> None:
 
     # The sequences that keep what follows upon the last whole patch.
     to_the_end = (talker.leader, "spoken") if config.keep_end else ()
-    longest = int(clips.frames.max()) // config.patch
+    longest = -(-int(clips.frames.max()) // config.patch)
 
     def compute_loss(batch, generator):
         # Here, since loading a checkpoint would overwrite it, perhaps with that of fewer clips.

@@ -57,7 +57,7 @@ def spoken_symbols(scores: np.ndarray, ids: list[int]) -> np.ndarray:
     """How much of a text is spoken by the end of every frame: 0 at its beginning, L at its end.
 
     scores (2 T, V): of two steps per frame; see `best_path`. Symbol i is half spoken in the middle
-    of the steps that read it, and between two of these points the position rises evenly.
+    of the steps that read it, and between two of these points the place rises evenly.
 
     Returns (T,) float32.
     """

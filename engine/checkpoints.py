@@ -140,8 +140,13 @@ def load_weights(model: torch.nn.Module, state: dict, path: Path) -> None:
         # Line by line, PyTorch names what is missing, what is too much, and what has another shape.
         reasons = [line.strip() for line in str(error).splitlines()[1:]] or [str(error)]
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-        raise ValueError(f"{path} does not fit the settings in {path.parent / 'config.json'}: "
-                         f"{reasons[0][:200]}{more}") from None
+        advice = ""
+        if path.stem == "talker":
+            advice = (f". `python train.py --from {path.parent} --out_dir NEW` trains another "
+                      "talker on its frozen parts")
+        raise ValueError(
+            f"{path} does not fit the settings in {path.parent / 'config.json'}, or another "
+            f"version of nanoTalker made it ({reasons[0][:200]}{more}){advice}") from None
 
 
 def finished(out: Path, stage: str) -> bool:

@@ -32,7 +32,7 @@ from model import (Backbone, HeadInput, KeyValueCache, PatchEncoder, PatchEncode
                    attention, rotary_tables, turn_by_place)
 
 TRACES = sys.version_info < (3, 14)       # from there on PyTorch no longer supports torch.jit.trace
-PLAIN_CALLS = 15                          # before a trace; two patches of small are 14 Euler steps
+PLAIN_PATCHES = 2                         # before a trace; one of `small` takes 7 Euler steps
 WIDE = 2 ** 18                            # weights from which a product takes longer than its call
 PACKS = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
 
@@ -87,11 +87,12 @@ class Traced:
     small operation from Python costs as much as the operation. What else the function reads must
     not change.
 
-    A trace takes as long as a few patches. So a shape is traced when it has come for a while, and a
-    listener waits for no trace before the first patches."""
+    To make a trace takes as long as a few patches. So the first `plain_calls` calls of a shape run
+    without one, and a listener does not wait for traces before the first patches."""
 
-    def __init__(self, function):
+    def __init__(self, function, plain_calls: int):
         self.function = function
+        self.plain_calls = plain_calls
         self.calls = Counter()                    # of each shape
         self.traces = {}
 
@@ -101,12 +102,24 @@ class Traced:
         key = (numbers, *(x.shape for x in tensors))
         if key not in self.traces:
             self.calls[key] += 1
-            if self.calls[key] <= PLAIN_CALLS:
+            if self.calls[key] <= self.plain_calls:
                 return self.function(*given)
-            self.traces[key] = self.trace(tensors, numbers)
+            self.traces[key] = self.checked(tensors, numbers)
         # The optimizer of traces takes longer than it saves.
         with torch.jit.optimized_execution(False):
             return self.traces[key](*tensors)
+
+    def checked(self, tensors, numbers):
+        """A trace, or the plain function where no trace can be made or one computes something else:
+        a fork may have edited what the function calls."""
+        def plain(*tensors):
+            return self.function(*tensors, *numbers)
+        try:
+            traced = self.trace(tensors, numbers)
+            same = torch.allclose(traced(*tensors), plain(*tensors), rtol=1e-3, atol=1e-4)
+        except Exception:                         # whatever a fork's own code does here
+            same = False
+        return traced if same else plain
 
     def trace(self, tensors, numbers):
         with warnings.catch_warnings():
@@ -291,7 +304,7 @@ class FusedEncoder(nn.Module):
         self.transformer = FusedTransformer([e.transformer for e in encoders])
         self.pool = self.pool_plainly
         if TRACES and not any(map(has_packed, encoders)):
-            self.pool = Traced(self.pool_plainly)
+            self.pool = Traced(self.pool_plainly, PLAIN_PATCHES)
 
     def forward(self, x: Tensor, has_frame: Tensor | None = None) -> Tensor:
         """As PatchEncoder.forward, on rows of one encoder after the other's: x (K B, N, P, d)."""
@@ -346,7 +359,7 @@ class FusedHead(nn.Module):
             lambda t: torch.stack([embed(torch.tensor(t)) for embed in embeddings]))
         self.euler_step = self.euler_step_plainly
         if TRACES and not any(map(has_packed, heads)):
-            self.euler_step = Traced(self.euler_step_plainly)
+            self.euler_step = Traced(self.euler_step_plainly, 7 * PLAIN_PATCHES)
 
     def sample(self, z, hidden, history, condition, steps=10, guidance=2.0, temperature=0.7,
                sway=1.0, zero_star=True) -> Tensor:

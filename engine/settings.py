@@ -485,7 +485,8 @@ def open_run(config, clips: str, steps: dict[str, int]) -> None:
                    and not same_setting(name, getattr(before, name), getattr(config, name))]
         if changed:
             raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
-                             f"choose another --out_dir, or delete {out} to start anew")
+                             f"choose another --out_dir, if need be with --from {out}, which takes "
+                             f"its frozen parts; or delete {out} to start anew")
     index = out / "clips" / "index.json"
     if index.exists() and read_json(index).get("key") != clips:
         raise ValueError(f"{out} was begun on other clips than there are now: choose another "

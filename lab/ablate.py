@@ -52,6 +52,8 @@ from sample import Job, Models, Reference
 RESULTS = Path("docs/ablations.jsonl")
 SETS = {"fit": ("train", 300), "dev": ("dev", 64), "test": ("test", 400)}
 SEEDS = (0, 1000)                               # of sampling
+PLACES = "rotated"              # how a Talker knows where in its text it is: by an embedding until
+#                                 513f022. Results of both kinds are kept apart
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)                # of which one is chosen on dev
 TEMPERATURES = (0.3, 0.6)
 
@@ -84,12 +86,12 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
             raise ValueError(f"{frozen_run} has no finished {stage}.pt: `python train.py --out_dir "
                              f"{frozen_run}` makes it")
     source = train.corpus(config)
-    made_of = dict(frozen=settings.frozen_digest(frozen_run), key=source.key, n=n)
+    made_of = dict(frozen=settings.frozen_digest(frozen_run), key=source.key, n=n, places=PLACES)
     about = out / "base.json"
     if about.exists():
         if read_json(about) != made_of:
-            raise ValueError(f"{out} was made of other frozen parts, or of other clips: give "
-                             "--out, or delete that folder")
+            raise ValueError(f"{out} was made of other frozen parts or other clips, or by another "
+                             "version: give --out, or delete that folder")
         return
 
     # The frozen parts are the run's, the latents are made anew.
@@ -310,7 +312,7 @@ def truth_row(corpus: str, base: Path) -> dict:
 def identity(experiment: Experiment, corpus: str, seed: int, base: Path, more: list[str]) -> dict:
     """What tells a run from others: two rows that share all of it are the same run."""
     return dict(corpus=corpus, name=experiment.name, seed=seed,
-                settings=[*experiment.settings, *more],
+                settings=[*experiment.settings, *more], places=PLACES,
                 sentences=len(data.LatentSet(base / "test")), frozen=settings.frozen_digest(base))
 
 

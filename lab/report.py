@@ -157,11 +157,19 @@ def difference_table(rows: list[dict], figure: str, other="separate") -> str:
                      "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
+def by_corpus(results: list[dict]) -> dict[str, list[dict]]:
+    """The rows of each corpus, and apart from them those of newer Talkers (lab.ablate.PLACES)."""
+    groups = {}
+    for row in results:
+        title = f"`{row['corpus']}`" + (f", places {row['places']}" if "places" in row else "")
+        groups.setdefault(title, []).append(row)
+    return groups
+
+
 def tables(results: list[dict]) -> str:
     parts = []
-    for corpus in dict.fromkeys(row["corpus"] for row in results):
-        rows = [row for row in results if row["corpus"] == corpus]
-        parts += [f"### The corpus `{corpus}`", "How well sound and motion go together:",
+    for title, rows in by_corpus(results).items():
+        parts += [f"### The corpus {title}", "How well sound and motion go together:",
                   figures_table(rows, COUPLING)]
         if any(pairs(rows, name, "separate") for name in ORDER if name != "separate"):
             parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
@@ -179,22 +187,21 @@ def plot(results: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    corpora = list(dict.fromkeys(row["corpus"] for row in results))
-    names = {corpus: names_of([row for row in results if row["corpus"] == corpus])[::-1]
-             for corpus in corpora}
-    heights = [0.8 + 0.25 * len(names[corpus]) for corpus in corpora]
-    figure, axes = plt.subplots(len(corpora), 2, figsize=(10, sum(heights)), squeeze=False,
+    groups = by_corpus(results)
+    names = {title: names_of(rows)[::-1] for title, rows in groups.items()}
+    heights = [0.8 + 0.25 * len(names[title]) for title in groups]
+    figure, axes = plt.subplots(len(groups), 2, figsize=(10, sum(heights)), squeeze=False,
                                 sharey="row", height_ratios=heights)
-    for line, corpus in zip(axes, corpora):
+    for line, (title, rows) in zip(axes, groups.items()):
         for axis, column in zip(line, ("sync", "A2V sync")):
-            for place, name in enumerate(names[corpus]):
-                values = [row["figures"][column] for row in results if row["corpus"] == corpus
-                          and row["name"] == name and column in row["figures"]]
+            for place, name in enumerate(names[title]):
+                values = [row["figures"][column] for row in rows
+                          if row["name"] == name and column in row["figures"]]
                 axis.plot(values, [place] * len(values), "o", alpha=0.6, markersize=6)
                 if values:
                     axis.plot([np.mean(values)], [place], "k|", markersize=12)
-            axis.set_yticks(range(len(names[corpus])), names[corpus])
-            axis.set_xlabel(f"{column}, corpus {corpus}")
+            axis.set_yticks(range(len(names[title])), names[title])
+            axis.set_xlabel(f"{column}, corpus {title.replace('`', '')}")
             axis.locator_params(axis="x", nbins=6)
             axis.grid(alpha=0.3)
     figure.tight_layout()

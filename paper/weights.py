@@ -261,8 +261,8 @@ def start_from(talker: Talker, source: str) -> bool:
             talker.load_state_dict(state["model"])
         except RuntimeError as error:
             reason = str(error).splitlines()[1].strip()[:200]
-            raise ValueError(f"--start={source}: its talker has other sizes, or is not finished "
-                             f"({reason})") from None
+            raise ValueError(f"--start={source}: its talker has other sizes, is not finished, or "
+                             f"was made by another version of nanoTalker ({reason})") from None
         return True
     if Path(source).is_dir():
         state = read_weights(Path(source), "*.safetensors")

@@ -74,7 +74,7 @@ def test_the_alignment_is_learned():
         optimizer.step()
         optimizer.zero_grad()
         losses.append(log["alignment"].item())
-    # The noise of the position that it starts from stays: .2 squared.
+    # The noise of the place that it starts from stays: .2 squared.
     assert np.mean(losses[-10:]) < 0.3 < 1 < np.mean(losses[:3])
 
 

@@ -40,7 +40,7 @@ class InterleavedTalker(Talker):
             place = self.patch_ends(spoken, frames[self.leader], N)           # (B, N)
 
         tokens = []
-        known = []                                # places, one per token
+        known = []                                # places of the tokens of each stream, (B, N)
         seen = {}
         for name in self.order:
             clean = self.split(latents[name])                                 # (B, N, P, d)
@@ -48,6 +48,7 @@ class InterleavedTalker(Talker):
             has_frame = self.split((time < frames[name][:, None])[..., None])[..., 0]
             token = self.encoders[name](clean, has_frame)                     # (B, N, D)
             if self.alignment is not None:
+                # A token before the leading stream's patch of the moment has the place before it.
                 heard = self.after_leader(name)
                 known.append(place if heard else F.pad(place[:, :-1], (1, 0)))
             tokens.append(token)
