@@ -827,7 +827,9 @@ def train_talker(config: Config, device, dtype) -> None:
 
     # The sequences that keep what follows upon the last whole patch.
     to_the_end = (talker.leader, "spoken") if config.keep_end else ()
-    longest = -(-int(clips.frames.max()) // config.patch)
+    # How many patches the longest clip has; one that is not full counts with keep_end.
+    rest = config.patch - 1 if config.keep_end else 0
+    longest = (int(clips.frames.max()) + rest) // config.patch
 
     def compute_loss(batch, generator):
         # Here, since loading a checkpoint would overwrite it, perhaps with that of fewer clips.
