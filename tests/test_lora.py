@@ -62,7 +62,7 @@ def test_a_run_that_fine_tunes_by_changes(tmp_path):
     torch.save(state | {"done": False, "model": talker.state_dict()}, tuned / "talker.pt")
     again = train.load_model(tuned, "talker").state_dict()
     assert all(torch.equal(x, state["model"][name]) for name, x in again.items())
-    with pytest.raises(ValueError, match="has other sizes, or is not finished"):
+    with pytest.raises(ValueError, match="has other sizes, is not finished"):
         start_from(train.build("talker", config), str(tuned))
     with pytest.raises(ValueError, match="say with --start which"):
         train.parse_config(["--config=tiny", "--lora=3"])
