@@ -14,9 +14,8 @@ same command. A finished one is not repeated; with --again it is sampled and mea
     out/ablations/<corpus>/<name>/sampling.json     guidance and temperature, chosen on dev
     out/ablations/<corpus>/<name>/seed<n>       a talker, and result.json
 
-Guidance and temperature are chosen once for each experiment, by the first of its runs to be
-trained: among those whose phone errors on dev are within a point of the least, the pair with the
-highest sync.
+Guidance and temperature are chosen once for each experiment, on dev, by the first of its runs to be
+trained; see `best_sampling`.
 """
 import argparse
 import fnmatch
@@ -47,6 +46,7 @@ from engine.workers import parallel
 from lab import measures
 from lab.ablations import COMMON, CORPORA, EXPERIMENTS, Experiment
 from lab.measures import Sample
+from lab.metrics import lengths
 from sample import Job, Models, Reference
 
 RESULTS = Path("docs/ablations.jsonl")
@@ -235,15 +235,26 @@ def choose_sampling(models: Models, base: Path, path: Path, fixed: dict) -> dict
             options = dict(guidance=guidance, temperature=temperature) | fixed
             made = draw(models, truth, references, 0, options)
             scores = [recogniser.listen(sample)[0] for sample in made]
-            tried.append(dict(guidance=guidance, temperature=temperature,
-                              phones=round(recogniser.phone_errors(made, scores), 2),
-                              sync=round(measures.per_clip_sync(probes, made).mean(), 4)))
-        least = min(row["phones"] for row in tried)
-        best = max((row for row in tried if row["phones"] <= least + 1),
-                   key=lambda row: row["sync"])
-        chosen = best | {"tried": tried}
+            long = lengths([len(x.audio) for x in made], [len(x.audio) for x in truth])
+            tried.append({"guidance": guidance, "temperature": temperature,
+                          "phones": round(recogniser.phone_errors(made, scores), 2),
+                          "x truth": round(float(long["x truth"]), 3),
+                          "sync": round(float(measures.per_clip_sync(probes, made).mean()), 4)})
+        chosen = best_sampling(tried) | {"tried": tried}
         write_json(path, chosen)
     return chosen
+
+
+def best_sampling(tried: list[dict]) -> dict:
+    """Of those whose phone errors are within a point of the least, and of these of those whose
+    lengths are off by up to 5 % (or, where none is, by no more than a point above the best of
+    them), the one with the highest sync."""
+    least = min(row["phones"] for row in tried)
+    readable = [row for row in tried if row["phones"] <= least + 1]
+    nearest = min(abs(row["x truth"] - 1) for row in readable)
+    allowed = max(0.05, nearest + 0.01)
+    return max((row for row in readable if abs(row["x truth"] - 1) <= allowed),
+               key=lambda row: row["sync"])
 
 
 def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:

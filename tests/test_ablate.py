@@ -345,6 +345,18 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 
+def test_guidance_is_chosen_among_those_that_speak_well():
+    def row(number, phones, long, sync):
+        return {"guidance": number, "phones": phones, "x truth": long, "sync": sync}
+
+    rows = [row(1, 2.0, 1.12, 0.99), row(2, 2.5, 1.04, 0.97), row(3, 2.8, 0.97, 0.98),
+            row(4, 3.5, 1.00, 0.99)]
+    assert ablate.best_sampling(rows)["guidance"] == 3
+    # Where all are too long, the least of them.
+    rows = [row(1, 2.0, 1.12, 0.99), row(2, 2.5, 1.08, 0.97)]
+    assert ablate.best_sampling(rows)["guidance"] == 2
+
+
 def test_bad_words_are_named(tmp_path):
     assert "there is no experiment" in command("-m", "lab.ablate", "--only", "nothing", fails=True)
     said = command("-m", "lab.ablate", "--frozen", tmp_path, "--out", tmp_path, fails=True)
