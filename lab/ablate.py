@@ -29,6 +29,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from engine.machine import cores, prepare_machine       # before torch
@@ -42,11 +43,11 @@ from engine import settings
 from engine.checkpoints import finished, replacing, resume_points
 from engine.media import read_json, write_json
 from engine.processes import plainly
-from engine.workers import parallel
+from engine.workers import kept, parallel
 from lab import measures
 from lab.ablations import COMMON, CORPORA, EXPERIMENTS, Experiment
 from lab.measures import Sample
-from lab.metrics import lengths
+from lab.metrics import SAMPLE_RATE, SIZE, fit_opening, lengths
 from sample import Job, Models, Reference
 
 RESULTS = Path("docs/ablations.jsonl")
@@ -59,25 +60,30 @@ TEMPERATURES = (0.3, 0.6)
 
 
 # ----------------------------------------------------------------------------------- the corpora
-def encode_truth(out: Path, source, index: int) -> dict:
-    """A clip as an item of a LatentSet, with the true opening of its mouth."""
-    frozen = train.frozen_parts(out)
-    clip = source[index]
-    item = train.latent_item(frozen, clip)
+def encode_truth(out: Path, opening_of, pictures, source, index: int):
+    """A clip as an item of a LatentSet, with the opening of its mouth: the true one, or, with
+    `opening_of` (see lab.metrics.fit_opening), what that reads off the clip in `pictures`."""
+    clip = data.make_clip(source, index)
+    item = train.latent_item(train.frozen_parts(out), clip)
     if isinstance(item, data.BrokenClip):
-        raise item
-    return item | {"opening": clip.opening[:, None], "speaker": np.array([clip.speaker])}
+        return item
+    opening = opening_of(pictures[index].video) if opening_of else clip.opening
+    return item | {"opening": opening[:, None].astype(np.float32),
+                   "speaker": np.array([clip.speaker or 0])}
 
 
 def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     """Encode a corpus by the frozen parts of a run, and the true clips that experiments are
     measured by. n: at most so many clips of each set. ValueError if `out` has those of another run,
     or another number."""
-    changes, _ = CORPORA[corpus]
     config = train.run_config(frozen_run)
-    for change in changes:
+    for change in CORPORA[corpus].changes:
         name, value = change.split("=")
         setattr(config, name, type(getattr(config, name))(value))
+    if bool(config.data) != (corpus == "grid"):
+        raise ValueError(f"the corpus {corpus} needs the frozen parts of a run "
+                         f"{'with' if corpus == 'grid' else 'without'} --data, and {frozen_run} is "
+                         "none: give --frozen")
     config.out_dir, config.from_run = str(out), ""
     config.clips = min(config.clips, n or config.clips)
     settings.check_settings(config)
@@ -103,18 +109,29 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     data.cache_clips(source, 4, out / "clips", cores())
     train.encode_latents(config, source)
 
+    # The true opening of real clips is not known: it is read off pictures of this size.
+    at_64 = replace(config, size=SIZE, sample_rate=SAMPLE_RATE)
+    opening_of = None
+    if config.data:
+        opening_of = fit_opening(list(itertools.islice(data.usable(train.corpus(at_64)), 300)))
+
     # True clips of each split, by the first 32 speakers.
     for name, (split, clips) in SETS.items():
-        clips = min(clips, n or clips)
         true = train.corpus(config, split, clips, range(32))
-        encode = functools.partial(encode_truth, out)
-        data.LatentSet.write(out / name, parallel(encode, true, range(clips), cores(), name))
+        clips = min(clips, n or clips, len(true))
+        encode = functools.partial(encode_truth, out, opening_of, train.corpus(at_64, split))
+        made = kept(parallel(encode, true, range(clips), cores(), name), clips, name, [])
+        data.LatentSet.write(out / name, (item for _, item in made))
 
-    # Voices and first poses of the speakers, which samples begin from.
+    # Voices and first poses of the speakers, which samples begin from. Real clips have one speaker,
+    # known by the first eight clips of the train split.
     frozen = train.frozen_parts(out)
     references = {}
-    for speaker in tqdm(range(32), desc="references", leave=False):
-        clips = source.references(speaker)
+    for speaker in tqdm(range(1 if config.data else 32), desc="references", leave=False):
+        if config.data:
+            clips = list(itertools.islice(data.usable(source), 8))
+        else:
+            clips = source.references(speaker)
         with torch.inference_mode():
             voices = [train.audio_condition(frozen, clip) for clip in clips]
             references[speaker] = {"audio": torch.stack(voices).mean(0),
@@ -152,10 +169,10 @@ def instruments(base: Path) -> tuple[measures.Probes, measures.Recogniser]:
 def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: Path,
               more: list[str]) -> train.Config:
     """Train the talker of a run, from where it stands."""
-    _, steps = CORPORA[corpus]
     config = train.parse_config([
-        "--config", "small", "--from", str(base), "--out_dir", str(out), f"--seed={seed}",
-        *COMMON, *steps, *experiment.settings, *more])
+        "--config", CORPORA[corpus].preset, "--from", str(base), "--out_dir", str(out),
+        f"--seed={seed}", *COMMON, f"--talker_steps={CORPORA[corpus].steps}",
+        *experiment.settings, *more])
     settings.lock_folder(out)
     settings.check_frozen(config, train.modality_table(config))
     # Latents are large, and the same for all.
@@ -167,14 +184,17 @@ def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: P
     return config
 
 
-def begin(true: Sample, references: dict, seed: int, given: str, patch: int) -> Job:
+def begin(true: Sample, references: dict, seed: int, given: str, patch: int,
+          true_length: bool) -> Job:
     """The job of saying what a true clip says, in the voice and from the pose of its speaker. With
-    a stream given, from the clip's own pose, and as many whole patches as the clip has."""
+    a stream given, from the clip's own pose, and as many whole patches as the clip has; with
+    true_length as many as that, too."""
     conditions = references[true.speaker]
-    if not given:
-        return Job(true.text, Reference(conditions, None), seed)
-    conditions = conditions | {"motion": torch.tensor(true.pose)}
     frames = len(true.audio) // patch * patch
+    if not given:
+        return Job(true.text, Reference(conditions, None), seed,
+                   frames=frames if true_length else None)
+    conditions = conditions | {"motion": torch.tensor(true.pose)}
     latents = {given: torch.tensor(getattr(true, given)[:frames])}
     return Job(true.text, Reference(conditions, None), seed, latents, frames)
 
@@ -187,9 +207,10 @@ def draw(models: Models, truth: list[Sample], references: dict, seed: int, optio
     options = options | {"temperature": {models.talker.leader: options["temperature"],
                                          "motion": options.get("motion_temperature")}}
     options.pop("motion_temperature", None)
-    jobs = [begin(true, references, seed + i, given, models.config.patch)
+    true_length = options.pop("true_length", False)
+    jobs = [begin(true, references, seed + i, given, models.config.patch, true_length)
             for i, true in enumerate(truth)]
-    # Sentences of similar lengths share a batch; where a stream is given, those of one length.
+    # Sentences of similar lengths share a batch; where the length is fixed, those of one length.
     order = sorted(range(len(jobs)), key=lambda i: jobs[i].frames or len(jobs[i].text))
     batches = []
     for _, same in itertools.groupby(order, key=lambda i: jobs[i].frames):
@@ -359,7 +380,8 @@ def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str
     prepare(a.corpus, a.frozen, base, a.n)
     for experiment in experiments:
         # Wrong settings are found before anything is trained.
-        train.parse_config(["--config", "small", *COMMON, *experiment.settings, *more])
+        train.parse_config(["--config", CORPORA[a.corpus].preset, *COMMON, *experiment.settings,
+                            *more])
     own = {(x.name, seed): identity(x, a.corpus, seed, base, more)
            for x in experiments for seed in a.seeds}
 

@@ -339,10 +339,12 @@ def fit_opening(clips: list[Clip], kept=60) -> Callable:
     first = np.linalg.svd((seen @ see).T @ (heard @ hear))[0][:, 0]             # (kept,)
     sign = np.sign((seen @ see @ first) @ heard.mean(1))
     reading = see @ first * sign                                                # (D,)
+    return functools.partial(read_opening, reading)
 
-    def opening(video: np.ndarray) -> np.ndarray:
-        return lower_face(video) @ reading
-    return opening
+
+def read_opening(reading: np.ndarray, video: np.ndarray) -> np.ndarray:
+    """A linear reading (D,) of the lower face, and a video (T, 64, 64, 3) -> (T,)."""
+    return lower_face(video) @ reading
 
 
 def fit_probe(fit: Callable, features: list[np.ndarray], openings: list[np.ndarray]) -> Callable:
@@ -365,15 +367,15 @@ def fit_probes(clips: list[Clip]) -> Probes:
             "lab.export --out F --split train --speakers 0:32 --n 320` writes such a folder")
 
     # Without a true opening, the one that is read off the picture takes its place.
-    read_opening = None
+    opening_of = None
     if any(clip.opening is None for clip in clips):
-        read_opening = fit_opening([clip for index, clip in enumerate(clips) if index % 5])
-        clips = [replace(clip, tracks={"opening": read_opening(clip.video)}) for clip in clips]
+        opening_of = fit_opening([clip for index, clip in enumerate(clips) if index % 5])
+        clips = [replace(clip, tracks={"opening": opening_of(clip.video)}) for clip in clips]
 
     # Pictures: a ridge regression, or that reading itself. Sound: a small network.
     fitted = [clip for index, clip in enumerate(clips) if index % 5]
     openings = [clip.opening for clip in fitted]
-    if read_opening is None:
+    if opening_of is None:
         pixels = [mouth_pixels(clip.video) for clip in fitted]
         video_regression = fit_probe(fit_ridge, pixels, openings)
     contexts = [audio_context(clip.audio) for clip in fitted]
@@ -385,7 +387,7 @@ def fit_probes(clips: list[Clip]) -> Probes:
     def read_sound(audio: np.ndarray) -> np.ndarray:
         return audio_regression(audio_context(audio))
 
-    probes = Probes(read_opening or read_pictures, read_sound, {})
+    probes = Probes(opening_of or read_pictures, read_sound, {})
     probes.held_out = probe_quality(probes, clips[::5])
     return probes
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+import data
+import heads
 import train
 from engine import sampling
+from engine.media import write_clip
 from lab import ablate, measures, report
-from lab.ablations import COMMON, CORPORA, EXPERIMENTS
+from lab.ablations import COMMON, CORPORA, EXPERIMENTS, Corpus
 from lab.measures import Sample
 from tests.helpers import command, error, generate, random_batch, record_places, tiny_talker
 
@@ -82,6 +85,54 @@ def test_a_given_stream_is_returned_and_heeded(heads):
     audio = first["audio"].target
     heeds = heads != "lab.ablations.follow:LeadHeads"       # there the motion comes first
     assert (error(motion(audio + 1), motion(audio)) > 1e-4) == heeds
+
+
+def test_a_history_of_two_patches(monkeypatch):
+    """In generation the heads see what they learned from: the two patches before."""
+    talker, config = tiny_talker(heads="lab.ablations.history:LongHistoryHeads", drop_hidden=0,
+                                 drop_history=0)
+    batch = random_batch(config, patches=4)
+    seen = {}
+
+    def watch(self, x, t, hidden, history, condition):
+        seen.setdefault(x.shape[-1], []).append(history)
+        return torch.zeros_like(x)
+
+    monkeypatch.setattr(heads.FlowHead, "velocity", watch)
+    talker.heads.loss(talker.teacher_forced(**batch)[1])
+    latents = {name: x[:1] for name, x in batch["latents"].items()}
+    learned = {d: rows[0] for d, rows in seen.items()}
+    seen.clear()
+    # Two samples one after the other: the second one begins without the history of the first.
+    one = dict(text=batch["text"][:1], text_mask=batch["text_mask"][:1],
+               conditions={name: c[:1] for name, c in batch["conditions"].items()})
+    for _ in range(2):
+        made = generate(talker, one, 4, guidance=1.0, steps=2, temperature=1.0)
+    for name, x in latents.items():
+        d = x.shape[-1]
+        # Training: patch 2 of sample 0 has seen patches 0 and 1.
+        assert torch.equal(learned[d][2], x[0, :2 * config.patch])
+        assert not learned[d][0].any() and not learned[d][1][:config.patch].any()
+        # Generation: the same, of what was made.
+        per_sample = seen[d][len(seen[d]) // 2:]
+        assert not per_sample[0].any()
+        assert torch.equal(per_sample[2][0], made[name][0, :2 * config.patch])
+
+
+def test_noise_on_the_history_is_for_training_alone():
+    talker, config = tiny_talker(heads="lab.ablations.history:NoisyHistoryHeads")
+    plain, _ = tiny_talker()
+    batch = random_batch(config)
+    inputs = talker.teacher_forced(**batch)[1]
+    # The same draws; the loss differs by the noise alone, and not at level 0.
+    torch.nn.init.normal_(talker.heads["audio"].out.weight)
+    noisy, _ = talker.heads.loss(inputs, torch.Generator().manual_seed(0))
+    talker.heads.level = 0
+    clean, _ = talker.heads.loss(inputs, torch.Generator().manual_seed(0))
+    assert error(noisy["audio"], clean["audio"]) > 1e-6
+    plain.load_state_dict(talker.state_dict())
+    made = [generate(model, batch, 3) for model in (talker, plain)]
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
 
 
 @pytest.mark.parametrize("heads", COUPLED[:2])
@@ -201,6 +252,9 @@ def test_dual_branches():
     for name in single:
         assert error(single[name], found[name][1:2, :own]) < 1e-4
 
+    # A length that is fixed from outside.
+    assert generate(talker, batch, 8, shortest=8)["audio"].shape[1] == 8 * config.patch
+
     given = generate(talker, batch, 8, given={"audio": x["audio"]})
     assert torch.equal(given["audio"], x["audio"])
     assert given["motion"].shape == x["motion"].shape
@@ -305,7 +359,7 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
     """Two experiments, and one that samples the talkers of another; then the tables."""
     run = tmp_path / "run"
     command("train.py", "--config", "tiny", "--clips=12", "--out_dir", run)
-    monkeypatch.setitem(CORPORA, "free", (("timing=free", "clips=12"), ()))
+    monkeypatch.setitem(CORPORA, "free", Corpus(("timing=free", "clips=12"), 4))
     monkeypatch.setattr(ablate, "GUIDANCES", (1.0, 2.0))
     monkeypatch.setattr(ablate, "TEMPERATURES", (0.5,))
     monkeypatch.setattr(ablate, "SETS", {"fit": ("train", 20), "dev": ("dev", 4),
@@ -343,6 +397,29 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     report.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_the_opening_of_real_clips_is_read_off_their_pictures(tmp_path, monkeypatch):
+    clips = data.SyntheticCorpus("train", 16, range(2), sentences="grid")
+    for number in range(len(clips)):
+        clip = clips[number]
+        write_clip(tmp_path / "clips" / f"{number}.mp4", clip.video, clip.audio, 16000)
+        (tmp_path / "clips" / f"{number}.txt").write_text(clip.text)
+    run = tmp_path / "run"
+    command("train.py", "--config", "tiny", "--data", tmp_path / "clips", "--out_dir", run)
+    monkeypatch.setattr(ablate, "SETS", {"fit": ("train", 300)})
+
+    with pytest.raises(ValueError, match="needs the frozen parts of a run without --data"):
+        ablate.prepare("free", run, tmp_path / "free", None)
+    base = tmp_path / "grid" / "base"
+    ablate.prepare("grid", run, base, None)
+    assert list(ablate.load_references(base)) == [0]
+    found = ablate.true_samples(base, "fit")
+    true = {clips[i].text: clips[i].opening for i in range(len(clips))}
+    openings = [true[sample.text][:len(sample.opening)] for sample in found]
+    assert len(found) > 10
+    agreement = [np.corrcoef(x.opening, y)[0, 1] for x, y in zip(found, openings)]
+    assert np.mean(agreement) > 0.6
 
 
 def test_guidance_is_chosen_among_those_that_speak_well():

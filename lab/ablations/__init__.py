@@ -13,21 +13,31 @@ class Experiment(NamedTuple):
     settings: tuple[str, ...] = ()  # of train.py, beside those of COMMON
     trained: str = ""               # an experiment whose talkers it samples otherwise; none is
     #                                 trained then
-    sampling: dict = {}             # options of heads.FlowHead.sample, and motion_temperature
+    sampling: dict = {}             # options of heads.FlowHead.sample; motion_temperature, and
+    #                                 true_length: as many patches as the true clip has
 
 
 # Settings of `small` that all experiments share, so that a run takes minutes: narrower heads, and
 # no speech without video, which heads that are coupled could not learn from.
 COMMON = ("--flow_width=128", "--flow_heads=2", "--speech_only=0")
 
-# The corpora: what differs from the run whose frozen parts encode them, and the steps of a talker.
+
+class Corpus(NamedTuple):
+    changes: tuple[str, ...]        # what differs from the run whose frozen parts encode it
+    steps: int                      # of a talker
+    preset: str = "small"
+
+
+# `grid` is the clips of the run whose frozen parts are used: `train.py --config grid --data ...`.
 CORPORA = {
-    "free": (("sentences=grid", "timing=free", "clips=3500"), ("--talker_steps=1000",)),
-    "open": (("clips=4000",), ("--talker_steps=1400",)),
+    "free": Corpus(("sentences=grid", "timing=free", "clips=3500"), 1000),
+    "open": Corpus(("clips=4000",), 1400),
+    "grid": Corpus((), 1300, "grid"),
 }
 
 COUPLED = "--heads=lab.ablations.coupled"
 FOLLOW = "--heads=lab.ablations.follow"
+HISTORY = "--heads=lab.ablations.history"
 TURNS = "--talker=lab.ablations.interleaved"
 
 EXPERIMENTS = [
@@ -53,12 +63,21 @@ EXPERIMENTS = [
                 "--kv_heads=6", "--width=168"), "", dict(steps=16)),
     Experiment("shared", "streams may share the weights of a head, as large as both",
                (f"{COUPLED}:SharedHeads", "--flow_width=180", "--flow_heads=3")),
-    Experiment("half_backbone", "a language model of half the depth is enough", ("--layers=2",)),
-    Experiment("double_backbone", "or one of twice the depth is better", ("--layers=8",)),
+    # At equal time: steps by the CPU seconds that each took, .30, .25 and .63.
+    Experiment("half_width", "a language model of half the width and more steps is enough",
+               ("--width=96", "--attention_heads=2", "--kv_heads=1", "--mlp_width=256",
+                "--talker_steps=1200")),
+    Experiment("double_width", "or one of twice the width and fewer steps is better",
+               ("--width=384", "--attention_heads=8", "--kv_heads=4", "--mlp_width=1024",
+                "--talker_steps=500")),
     Experiment("patch2", "patches of 80 ms leave less that is random inside them",
                ("--patch=2", "--stop_hits=3")),
     Experiment("patch8", "patches of 320 ms leave more", ("--patch=8", "--stop_hits=1")),
     Experiment("no_history", "the heads need the patch before", ("--drop_history=1",)),
+    Experiment("history2", "and the one before that adds nothing",
+               (f"{HISTORY}:LongHistoryHeads",)),
+    Experiment("noisy_history", "noise on the history makes generation forgive its own errors",
+               (f"{HISTORY}:NoisyHistoryHeads",)),
     Experiment("motion_weight8", "the paper's weight of the motion", ("--motion_weight=8",)),
     Experiment("speech_only.1", "a tenth of speech without video costs no sync",
                ("--speech_only=0.1",)),
@@ -70,6 +89,8 @@ EXPERIMENTS = [
     # Guidance and temperature are chosen for each experiment; these share one choice.
     *(Experiment(f"{name}_same", "at guidance 2 and temperature .3, as separate heads", (), name,
                  dict(guidance=2.0, temperature=0.3)) for name in ("joint", "cross", "follow")),
+    Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
+               "dual_branch", dict(steps=16, true_length=True)),
     Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
                dict(steps=4)),
     Experiment("steps16", "sixteen are no better", (), "separate", dict(steps=16)),

@@ -173,7 +173,9 @@ class DualBranchTalker(nn.Module):
         before the first patch is yielded."""
         given = given or {}
         states, length = self.read(text, text_mask)
-        patches = (length.exp() / self.patch).round().clamp(1, max_patches).long()    # (B,)
+        # Where the length is fixed from outside, `shortest` is that length.
+        least = min(max(1, shortest), max_patches)
+        patches = (length.exp() / self.patch).round().clamp(least, max_patches).long()    # (B,)
         if given:
             patches = torch.full_like(patches, next(iter(given.values())).shape[1] // self.patch)
         frames = patches * self.patch
