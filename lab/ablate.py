@@ -312,11 +312,8 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     figures |= {name: round(value, 4)
                 for name, value in given_figures(probes, recogniser, given).items()}
     sync = np.mean([measures.per_clip_sync(probes, samples) for samples in made], 0)
-    control = np.mean([measures.per_clip_sync(probes, measures.crossed(*pair))
-                       for pair in (made, made[::-1])], 0)
-    figures["control"] = round(float(control.mean()), 4)
-    figures["coupling"] = round(float((sync - control).mean()), 4)
-    figures["captured"] = round(100 * figures["coupling"] / (1 - figures["control"]), 2)
+    control, of_pairs = pair_figures(probes, sync, *made)
+    figures |= of_pairs
     speech = sum(len(x.audio) for samples in made for x in samples) / train.FPS
     talker = train.build("talker", config)
     heads = getattr(talker, "heads", torch.nn.Identity())       # a model may have none
@@ -332,11 +329,45 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
         sync=[round(float(x), 3) for x in sync], control=[round(float(x), 3) for x in control])
 
 
+def pair_figures(probes, sync: np.ndarray, one: list[Sample],
+                 other: list[Sample]) -> tuple[np.ndarray, dict]:
+    """Of two samples of each text, and their sync (N,): the control (N,), and figures."""
+    control = np.mean([measures.per_clip_sync(probes, measures.crossed(*pair))
+                       for pair in ((one, other), (other, one))], 0)
+    coupling = float((sync - control).mean())
+    return control, {
+        "control": round(float(control.mean()), 4), "coupling": round(coupling, 4),
+        "captured": round(100 * coupling / (1 - float(control.mean())), 2),
+        "diversity": round(measures.diversity(probes, one, other), 4)}
+
+
+class Readings:
+    """The sentences of true clips, which their speakers say another time, with other timing."""
+
+    def __init__(self, source: data.SyntheticCorpus, truth: list[Sample]):
+        self.source = source
+        self.wanted = [(sample.text, sample.speaker) for sample in truth]
+
+    def __getitem__(self, index: int) -> data.Clip:
+        return self.source.say(*self.wanted[index], f"reading{index}", seed=index)
+
+
 def truth_row(corpus: str, base: Path) -> dict:
     """The line of RESULTS for the true clips, which pass through the autoencoders."""
     probes, recogniser = instruments(base)
     truth = true_samples(base, "test")
     figures = measures.figures(probes, recogniser, truth, truth)
+    config = train.run_config(base)
+    if not config.data:
+        # A second reading of each sentence says what the truth's control is.
+        if not (base / "again" / "meta.json").exists():
+            encode = functools.partial(encode_truth, base, None, None)
+            readings = Readings(train.corpus(config), truth)
+            data.LatentSet.write(base / "again", parallel(
+                encode, readings, range(len(truth)), cores(), "second readings"))
+        again = true_samples(base, "again")
+        sync = np.mean([measures.per_clip_sync(probes, x) for x in (truth, again)], 0)
+        figures |= pair_figures(probes, sync, truth, again)[1]
     return identity(Experiment("truth", ""), corpus, 0, base, []) | dict(
         commit=commit(), figures={name: round(value, 4) for name, value in figures.items()})
 

@@ -9,6 +9,7 @@ sync        correlation over a clip of the mouth opening read off the motion lat
 control     the same, of the sound of one sampling seed with the motion of another, same text
 coupling    sync minus control, per clip: what the two streams have agreed on beyond the text
 captured    percent of what the control leaves: (sync - control) / (1 - control), of the means
+diversity   1 minus the correlation of the openings that are heard in two samples of one text
 lag         percent of clips whose best lag, of -5 to 5 frames, is not 0
 closures    by how many milliseconds the mouth is off about a P, B or M, which forced alignment
             finds in the decoded sound: the shift that brings the two openings together there,
@@ -258,6 +259,17 @@ def crossed(one: list[Sample], other: list[Sample]) -> list[Sample]:
         length = min(len(a.audio), len(b.motion))
         found.append(Sample(a.text, a.speaker, a.audio[:length], b.motion[:length], b.pose))
     return found
+
+
+def diversity(probes: Probes, one: list[Sample], other: list[Sample]) -> float:
+    """Two samples of each text, cut to the shorter of each pair: 0 where the timing of both is the
+    same, 1 where it has nothing in common."""
+    found = []
+    for a, b in zip(one, other):
+        heard = probes.heard(a), probes.heard(b)
+        length = min(map(len, heard))
+        found.append(correlation(heard[0][:length], heard[1][:length]))
+    return 1 - float(np.mean(found))
 
 
 def per_clip_sync(probes: Probes, samples: list[Sample]) -> np.ndarray:

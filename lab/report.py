@@ -13,10 +13,11 @@ PAGE = Path("docs/ablations.md")
 PLOT = Path("assets/ablations.png")
 COUPLING = ("sync", "control", "coupling", "captured", "lag", "closures", "LSE-D", "LSE-C",
             "offset")
-QUALITY = ("phones", "x truth", "length r", "voice", "FD audio", "FD motion")
+QUALITY = ("phones", "x truth", "length r", "voice", "diversity", "FD audio", "FD motion")
 GIVEN = ("A2V sync", "A2V closures", "V2A sync", "V2A closures", "V2A phones")
 DIGITS = {"sync": 4, "control": 3, "coupling": 3, "LSE-D": 3, "LSE-C": 3, "x truth": 3,
-          "length r": 2, "FD audio": 2, "FD motion": 2, "A2V sync": 3, "V2A sync": 3}
+          "length r": 2, "diversity": 2, "FD audio": 2, "FD motion": 2, "A2V sync": 3,
+          "V2A sync": 3}
 ORDER = ["truth", *(experiment.name for experiment in EXPERIMENTS)]
 # The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)

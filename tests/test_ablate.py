@@ -311,6 +311,18 @@ def test_measures_put_shifts_into_their_order(probes):
     assert others["LSE-C"] < 0.5 * rows[0]["LSE-C"] and others["LSE-D"] > rows[0]["LSE-D"]
 
 
+def test_diversity_is_that_of_the_timing(probes):
+    clips = moving(20)
+    assert measures.diversity(probes, clips, clips) < 1e-6
+    late = [Sample(x.text, 0, np.roll(x.audio, 1, 0), x.motion, x.pose) for x in clips]
+    longer = [Sample(x.text, 0, np.concatenate((x.audio, x.audio)), x.motion, x.pose)
+              for x in clips]
+    others = clips[1:] + clips[:1]
+    assert measures.diversity(probes, clips, longer) < 1e-2
+    assert 0.1 < measures.diversity(probes, clips, late) < 0.5
+    assert 0.7 < measures.diversity(probes, clips, others) < 1.3
+
+
 def test_offset_has_syncnets_sign(probes):
     """The distance is least where the audio window is taken later by the offset: motion that comes
     3 frames late matches audio 3 frames earlier."""
@@ -390,6 +402,8 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
             ablate.add_line(results, rows[-1], own)
     assert ablate.read_results(results) == rows[1:]
     assert rows[3]["sampling"]["steps"] == 4
+    # Two readings of a sentence differ, and two samples of it.
+    assert all(0 < row["figures"]["diversity"] < 2 for row in rows)
     chosen = json.loads((tmp_path / "free" / "separate" / "sampling.json").read_text())
     assert len(chosen["tried"]) == 2
     text = report.tables(rows)
