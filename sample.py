@@ -78,7 +78,8 @@ class Job:
     reference: Reference
     seed: int = 0
     given: dict[str, Tensor] = field(default_factory=dict)      # name -> (T, d): not sampled
-    frames: int | None = None       # the length where a whole stream is given; else it stops itself
+    frames: int | None = None       # the length where it is fixed, as where a whole stream is
+    #                                 given; else the sample stops by itself
     outputs: dict[str, np.ndarray] = field(default_factory=dict)    # what is passed through
 
 
@@ -196,7 +197,7 @@ class Models:
         """How many patches are given, and how many there can be."""
         known = max((len(x) // self.config.patch for x in job.given.values()), default=0)
         if job.frames:
-            return known, known
+            return known, max(known, -(-job.frames // self.config.patch))
         return known, known + int(self.talker.longest_seen) * 3 // 2
 
     @torch.inference_mode()

@@ -97,7 +97,7 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     if about.exists():
         if read_json(about) != made_of:
             raise ValueError(f"{out} was made of other frozen parts or other clips, or by another "
-                             "version: give --out, or delete that folder")
+                             f"version: give --out, or delete {out.parent}")
         return
 
     # The frozen parts are the run's, the latents are made anew.
@@ -171,7 +171,8 @@ def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: P
     """Train the talker of a run, from where it stands."""
     config = train.parse_config([
         "--config", CORPORA[corpus].preset, "--from", str(base), "--out_dir", str(out),
-        f"--seed={seed}", *COMMON, f"--talker_steps={CORPORA[corpus].steps}",
+        f"--seed={seed}", *COMMON,
+        f"--talker_steps={round(CORPORA[corpus].steps * experiment.steps)}",
         *experiment.settings, *more])
     settings.lock_folder(out)
     settings.check_frozen(config, train.modality_table(config))
@@ -273,7 +274,7 @@ def best_sampling(tried: list[dict]) -> dict:
     least = min(row["phones"] for row in tried)
     readable = [row for row in tried if row["phones"] <= least + 1]
     nearest = min(abs(row["x truth"] - 1) for row in readable)
-    allowed = max(0.05, nearest + 0.01)
+    allowed = 0.05 if nearest <= 0.05 else nearest + 0.01
     return max((row for row in readable if abs(row["x truth"] - 1) <= allowed),
                key=lambda row: row["sync"])
 
@@ -294,8 +295,15 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
 
     prepare_machine(torch.device("cpu"), 1)
     models = Models(out, "cpu")
-    fixed = {} if experiment.trained else experiment.sampling
-    chosen = choose_sampling(models, base, out.parent / "sampling.json", fixed)
+    if experiment.chosen_for:
+        choice = home / corpus / experiment.chosen_for / "sampling.json"
+        if not choice.exists():
+            raise ValueError(f"{experiment.name} is sampled as {experiment.chosen_for}: run that "
+                             "one first")
+        chosen = read_json(choice)
+    else:
+        fixed = {} if experiment.trained else experiment.sampling
+        chosen = choose_sampling(models, base, out.parent / "sampling.json", fixed)
     options = {name: chosen[name] for name in ("guidance", "temperature")} | experiment.sampling
     probes, recogniser = instruments(base)
     truth = true_samples(base, "test")
@@ -368,6 +376,8 @@ def truth_row(corpus: str, base: Path) -> dict:
         again = true_samples(base, "again")
         sync = np.mean([measures.per_clip_sync(probes, x) for x in (truth, again)], 0)
         figures |= pair_figures(probes, sync, truth, again)[1]
+        # How far the truth is from itself: two readings of the same sentences.
+        figures |= measures.distances(again, truth)
     return identity(Experiment("truth", ""), corpus, 0, base, []) | dict(
         commit=commit(), figures={name: round(value, 4) for name, value in figures.items()})
 
@@ -422,7 +432,7 @@ def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str
         return any(row.items() <= other.items() for other in results)
 
     truth = identity(Experiment("truth", ""), a.corpus, 0, base, [])
-    if not done(truth):
+    if a.again or not done(truth):
         add_line(a.results, truth_row(a.corpus, base), truth)
 
     # Those that sample the talkers of others come after these.
@@ -506,6 +516,8 @@ def main() -> None:
     wrong = [word for word in more if not re.fullmatch(r"--\w+=.*", word)]
     if wrong:
         parser.error(f"not an option, and not a setting of train.py: {' '.join(wrong)}")
+    if a.n and a.results == RESULTS and not (a.list or a.measures or a.report):
+        parser.error(f"--n is for trials, which do not belong into {RESULTS}: give --results")
     chosen = [x for x in EXPERIMENTS if any(fnmatch.fnmatch(x.name, p) for p in a.only)]
     if not chosen:
         parser.error(f"there is no experiment {' '.join(a.only)}: --list shows them")

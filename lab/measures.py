@@ -320,11 +320,14 @@ def figures(probes: Probes, recogniser: Recogniser, samples: list[Sample],
         "closures": closures(probes, recogniser, samples, scores),
         "phones": recogniser.phone_errors(samples, scores),
         "x truth": float(long["x truth"]), "length r": float(long["length r"]),
-        **voices,
-        "FD audio": frechet(patches_of([x.audio for x in samples]),
-                            patches_of([x.audio for x in truth])),
-        "FD motion": frechet(patches_of([x.motion for x in samples]),
-                             patches_of([x.motion for x in truth]))}
+        **voices} | distances(samples, truth)
+
+
+def distances(samples: list[Sample], truth: list[Sample]) -> dict[str, float]:
+    """Frechet distances of the two streams."""
+    return {f"FD {name}": frechet(patches_of([getattr(x, name) for x in samples]),
+                                  patches_of([getattr(x, name) for x in truth]))
+            for name in ("audio", "motion")}
 
 
 # ---------------------------------------------------------------------- answers that are known

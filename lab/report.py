@@ -3,6 +3,7 @@
 The tables take the place of what stands between the marks `<!-- results -->` and `<!-- end -->`.
 """
 import itertools
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,17 @@ GIVEN = ("A2V sync", "A2V closures", "V2A sync", "V2A closures", "V2A phones")
 DIGITS = {"sync": 4, "control": 3, "coupling": 3, "LSE-D": 3, "LSE-C": 3, "x truth": 3,
           "length r": 2, "diversity": 2, "FD audio": 2, "FD motion": 2, "A2V sync": 3,
           "V2A sync": 3}
+# The paper's table: word errors, UTMOS, FVD, Sync-C and Sync-D of the systems that these
+# experiments are in small; two branches are LTX-2's. And what stands for each of these here.
+BESIDE_PAPER = ("phones", "FD audio", "FD motion", "LSE-C", "LSE-D")
+PAPER_COLUMNS = ("WER, %", "UTMOS, more is better", "FVD", "Sync-C", "Sync-D")
+PAPER = {
+    "separate": (5.5, 3.46, 246, 6.33, 8.51),
+    "interleaved": (5.7, 3.47, 250, 6.29, 8.55),
+    "motion_first": (6.4, 3.39, 312, 4.63, 11.18),
+    "delay1": (14.2, 3.15, 299, 5.78, 9.03),
+    "delay3": (29.8, 3.02, 371, 5.19, 9.58),
+    "dual_branch": (25.7, 2.77, 273, 4.67, 9.6)}
 ORDER = ["truth", *(experiment.name for experiment in EXPERIMENTS)]
 # The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -120,25 +132,43 @@ def figures_table(rows: list[dict], columns: tuple[str, ...]) -> str:
     return markdown(["", "seeds", *columns], lines)
 
 
+def paper_table(rows: list[dict]) -> str:
+    """The rows of the paper's table that were run, with its figures beside these."""
+    lines = []
+    for name, published in PAPER.items():
+        runs = [row for row in rows if row["name"] == name]
+        if not runs:
+            continue
+        cells = [name]
+        for place, column in enumerate(BESIDE_PAPER):
+            cells.append(number(np.mean([row["figures"][column] for row in runs]), column))
+            cells.append(f"{published[place]:g}")
+        lines.append(cells)
+    header = [name for pair in zip(BESIDE_PAPER, PAPER_COLUMNS) for name in pair]
+    return markdown(["", *header], lines)
+
+
 def cost_table(rows: list[dict]) -> str:
-    """What an experiment costs to train, and the sampling settings chosen on dev."""
+    """What an experiment costs to train, and the sampling settings chosen on dev. An experiment
+    that samples the talkers of another has their cost."""
     lines = []
     for name in names_of(rows):
         runs = [row for row in rows if row["name"] == name]
         if name == "truth" or "train_minutes" not in runs[0]:
             continue
         sizes = [f"{runs[0][size] / 1e6:.2f} M" for size in ("parameters", "head_parameters")]
-        lines.append([name, *sizes,
+        lines.append([name, *sizes, str(runs[0]["steps"]),
                       f"{np.mean([row['train_minutes'] for row in runs]):.1f}",
                       f"{runs[0]['sampling']['guidance']:g}",
                       f"{runs[0]['sampling']['temperature']:g}"])
-    return markdown(["", "parameters", "of the heads", "minutes of training, one core", "guidance",
-                     "temperature"], lines)
+    return markdown(["", "parameters", "of the heads", "steps", "minutes of training, one core",
+                     "guidance", "temperature"], lines)
 
 
 def difference_table(rows: list[dict], figure: str, other="separate") -> str:
-    """How much higher sync or coupling are than those of separate heads. The interval by Student's
-    t is about other training seeds; the other one, and p, are about other sentences too."""
+    """How much higher sync or coupling are than those of another experiment. The interval by
+    Student's t and `p, seeds` are about other training seeds, the bootstrap about other seeds and
+    sentences, and `p, sentences` about other sentences with these very talkers."""
     lines = []
     for name in ORDER:
         found = pairs(rows, name, other)
@@ -154,17 +184,30 @@ def difference_table(rows: list[dict], figure: str, other="separate") -> str:
             f"{means.mean() - half:+.4f} to {means.mean() + half:+.4f}" if several else "",
             f"{sign_flip(means):.3f}" if several else "", f"{low:+.4f} to {high:+.4f}",
             f"{sign_flip(differences.mean(0)):.4f}"])
-    return markdown([f"{figure}, minus separate", "mean", "seeds above 0", "95 %, Student's t",
+    return markdown([f"{figure}, minus {other}", "mean", "seeds above 0", "95 %, Student's t",
                      "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
+def conditions(row: dict) -> tuple:
+    """What the runs of a table have in common: frozen parts, test sentences, and the settings that
+    are not the experiment's own."""
+    own = next((x.settings for x in EXPERIMENTS if x.name == row["name"]), ())
+    return row["frozen"], row["sentences"], tuple(row["settings"][len(own):])
+
+
 def by_corpus(results: list[dict]) -> dict[str, list[dict]]:
-    """The rows of each corpus, and apart from them those of newer Talkers (lab.ablate.PLACES)."""
-    groups = {}
-    for row in results:
-        title = f"`{row['corpus']}`" + (f", places {row['places']}" if "places" in row else "")
-        groups.setdefault(title, []).append(row)
-    return groups
+    """The rows of each corpus: of the newer Talkers (lab.ablate.PLACES), where there are any, and
+    of the conditions that most of these have."""
+    found = {}
+    for corpus in dict.fromkeys(row["corpus"] for row in results):
+        rows = [row for row in results if row["corpus"] == corpus]
+        newer = [row for row in rows if "places" in row]
+        title = f"`{corpus}`" if newer else f"`{corpus}`, older talkers"
+        most, _ = Counter(map(conditions, newer or rows)).most_common(1)[0]
+        found[title] = [row for row in newer or rows
+                        if conditions(row) == most or row["name"] == "truth"
+                        and conditions(row)[:2] == most[:2]]
+    return found
 
 
 def tables(results: list[dict]) -> str:
@@ -176,7 +219,9 @@ def tables(results: list[dict]) -> str:
             parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
         parts += ["What is said, and how:", figures_table(rows, QUALITY),
                   "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
-                  figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
+                  figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows),
+                  "The rows of the paper's table, and at the right of each figure the paper's, of "
+                  "other scales: compare the order.", paper_table(rows)]
     return "\n\n".join(parts)
 
 

@@ -14,6 +14,7 @@ from engine.media import write_clip
 from lab import ablate, measures, report
 from lab.ablations import COMMON, CORPORA, EXPERIMENTS, Corpus
 from lab.measures import Sample
+from sample import Models
 from tests.helpers import command, error, generate, random_batch, record_places, tiny_talker
 
 COUPLED = ("lab.ablations.coupled:JointHeads", "lab.ablations.coupled:CrossHeads",
@@ -366,6 +367,27 @@ def test_sign_flip_and_interval():
     assert np.isnan(report.student(values[:1]))
 
 
+def test_tables_leave_out_older_talkers_where_there_are_newer_ones():
+    def row(corpus, name, phones, settings=(), frozen="f", **more):
+        return dict(corpus=corpus, name=name, seed=0, frozen=frozen, sentences=400, **more,
+                    settings=list(settings), figures={"phones": phones, "FD audio": 1.0,
+                                                      "FD motion": 2.0, "LSE-C": 0.5,
+                                                      "LSE-D": 0.25})
+
+    delay = ["--motion_delay=1"]
+    rows = [row("free", "separate", 7.0), row("free", "delay1", 2.5, delay, places="rotated"),
+            row("free", "truth", 1.0, places="rotated"), row("open", "separate", 3.0)]
+    # A run with a setting of its own, and one on other frozen parts, are no part of the tables.
+    others = [row("free", "delay1", 9.0, [*delay, "--layers=2"], places="rotated"),
+              row("free", "delay1", 9.0, delay, "other", places="rotated")]
+    groups = report.by_corpus(rows + others)
+    assert groups == {"`free`": rows[1:3], "`open`, older talkers": rows[3:]}
+    # Ours at the left, the paper's at the right.
+    line = report.paper_table(groups["`free`"]).splitlines()[-1]
+    assert [cell.strip() for cell in line.strip("|").split("|")] == [
+        "delay1", "2.5", "14.2", "1.00", "3.15", "2.00", "299", "0.500", "5.78", "0.250", "9.03"]
+
+
 # --------------------------------------------------------------------------------------- the kit
 def test_the_kit_at_tiny(tmp_path, monkeypatch):
     """Two experiments, and one that samples the talkers of another; then the tables."""
@@ -393,7 +415,7 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
 
     results = tmp_path / "results.jsonl"
     rows = [ablate.truth_row("free", base)]
-    for name in ("separate", "follow", "steps4"):
+    for name in ("separate", "follow", "follow_same", "steps4"):
         experiment = next(x for x in EXPERIMENTS if x.name == name)
         own = ablate.identity(experiment, "free", 0, base, small)
         rows.append(ablate.run_one(experiment, "free", 0, tmp_path, small))
@@ -401,7 +423,15 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
         for _ in range(2):
             ablate.add_line(results, rows[-1], own)
     assert ablate.read_results(results) == rows[1:]
-    assert rows[3]["sampling"]["steps"] == 4
+    assert rows[4]["sampling"]["steps"] == 4
+    assert rows[3]["sampling"] == rows[1]["sampling"]
+    # A length that is fixed from outside.
+    models = Models(tmp_path / "free" / "separate" / "seed0", "cpu")
+    truth = ablate.true_samples(base, "test")
+    options = dict(guidance=1.0, temperature=0.5, true_length=True)
+    made = ablate.draw(models, truth, ablate.load_references(base), 0, options)
+    patch = models.config.patch
+    assert [len(x.audio) for x in made] == [len(x.audio) // patch * patch for x in truth]
     # Two readings of a sentence differ, and two samples of it.
     assert all(0 < row["figures"]["diversity"] < 2 for row in rows)
     chosen = json.loads((tmp_path / "free" / "separate" / "sampling.json").read_text())
@@ -443,6 +473,9 @@ def test_guidance_is_chosen_among_those_that_speak_well():
     rows = [row(1, 2.0, 1.12, 0.99), row(2, 2.5, 1.04, 0.97), row(3, 2.8, 0.97, 0.98),
             row(4, 3.5, 1.00, 0.99)]
     assert ablate.best_sampling(rows)["guidance"] == 3
+    # One at the edge does not let in what is beyond it.
+    rows = [row(1, 2.0, 1.055, 0.99), row(2, 2.5, 1.045, 0.97)]
+    assert ablate.best_sampling(rows)["guidance"] == 2
     # Where all are too long, the least of them.
     rows = [row(1, 2.0, 1.12, 0.99), row(2, 2.5, 1.08, 0.97)]
     assert ablate.best_sampling(rows)["guidance"] == 2

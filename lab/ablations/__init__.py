@@ -15,6 +15,8 @@ class Experiment(NamedTuple):
     #                                 trained then
     sampling: dict = {}             # options of heads.FlowHead.sample; motion_temperature, and
     #                                 true_length: as many patches as the true clip has
+    chosen_for: str = ""            # an experiment whose guidance and temperature it takes
+    steps: float = 1.0              # by this the corpus's steps are multiplied
 
 
 # Settings of `small` that all experiments share, so that a run takes minutes: narrower heads, and
@@ -65,11 +67,11 @@ EXPERIMENTS = [
                (f"{COUPLED}:SharedHeads", "--flow_width=180", "--flow_heads=3")),
     # At equal time: steps by the CPU seconds that each took, .30, .25 and .63.
     Experiment("half_width", "a language model of half the width and more steps is enough",
-               ("--width=96", "--attention_heads=2", "--kv_heads=1", "--mlp_width=256",
-                "--talker_steps=1200")),
+               ("--width=96", "--attention_heads=2", "--kv_heads=1", "--mlp_width=256"),
+               steps=1.2),
     Experiment("double_width", "or one of twice the width and fewer steps is better",
-               ("--width=384", "--attention_heads=8", "--kv_heads=4", "--mlp_width=1024",
-                "--talker_steps=500")),
+               ("--width=384", "--attention_heads=8", "--kv_heads=4", "--mlp_width=1024"),
+               steps=0.48),
     Experiment("patch2", "patches of 80 ms leave less that is random inside them",
                ("--patch=2", "--stop_hits=3")),
     Experiment("patch8", "patches of 320 ms leave more", ("--patch=8", "--stop_hits=1")),
@@ -87,8 +89,8 @@ EXPERIMENTS = [
     Experiment("no_alignment", "the alignment is needed for long sentences only",
                ("--alignment_weight=0",)),
     # Guidance and temperature are chosen for each experiment; these share one choice.
-    *(Experiment(f"{name}_same", "at guidance 2 and temperature .3, as separate heads", (), name,
-                 dict(guidance=2.0, temperature=0.3)) for name in ("joint", "cross", "follow")),
+    *(Experiment(f"{name}_same", "at the guidance and temperature of separate heads", (), name,
+                 chosen_for="separate") for name in ("joint", "cross", "follow")),
     Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
                "dual_branch", dict(steps=16, true_length=True)),
     Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",

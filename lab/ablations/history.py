@@ -49,5 +49,7 @@ class NoisyHistoryHeads(SeparateHeads):
         noisy = {}
         for name, x in inputs.items():
             noise = torch.randn(x.history.shape, generator=generator, device=x.history.device)
-            noisy[name] = x._replace(history=x.history + self.level * noise)
+            # The zeros before the first patch stay zeros, as they are in generation.
+            real = x.history.abs().sum((2, 3), keepdim=True) > 0              # (B, N, 1, 1)
+            noisy[name] = x._replace(history=x.history + self.level * noise * real)
         return super().loss(noisy, generator)
