@@ -91,6 +91,8 @@ EXPERIMENTS = [
     # Guidance and temperature are chosen for each experiment; these share one choice.
     *(Experiment(f"{name}_same", "at the guidance and temperature of separate heads", (), name,
                  chosen_for="separate") for name in ("joint", "cross", "follow")),
+    Experiment("separate_as_follow", "and separate heads at those of follow", (), "separate",
+               chosen_for="follow"),
     Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
                "dual_branch", dict(steps=16, true_length=True)),
     Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
