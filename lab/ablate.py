@@ -283,6 +283,7 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     """Train, sample and measure -> the line of RESULTS."""
     base = home / corpus / "base"
     out = home / corpus / (experiment.trained or experiment.name) / f"seed{seed}"
+    code = commit()                 # as it was when this began
     if experiment.trained:
         if not finished(out, "talker"):
             raise ValueError(f"{experiment.name} samples the talkers of {experiment.trained}: run "
@@ -328,7 +329,7 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
     return identity(experiment, corpus, seed, base, more) | dict(
         command=f"python -m lab.ablate --corpus {corpus} --only {experiment.name} --seeds {seed} "
                 + " ".join(more),
-        commit=commit(), dtype=train.load_checkpoint(out, "talker")["dtype"],
+        commit=code, dtype=train.load_checkpoint(out, "talker")["dtype"],
         parameters=sum(p.numel() for p in talker.parameters()),
         head_parameters=sum(p.numel() for p in heads.parameters()),
         steps=config.talker_steps, train_minutes=round(last["seconds"] / 60, 2),
