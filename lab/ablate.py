@@ -77,13 +77,14 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     measured by. n: at most so many clips of each set. ValueError if `out` has those of another run,
     or another number."""
     config = train.run_config(frozen_run)
+    real = CORPORA[corpus].real
     for change in CORPORA[corpus].changes:
         name, value = change.split("=")
         setattr(config, name, type(getattr(config, name))(value))
-    if bool(config.data) != (corpus == "grid"):
+    if bool(config.data) != real:
         raise ValueError(f"the corpus {corpus} needs the frozen parts of a run "
-                         f"{'with' if corpus == 'grid' else 'without'} --data, and {frozen_run} is "
-                         "none: give --frozen")
+                         f"{'with' if real else 'without'} --data, and {frozen_run} is none: give "
+                         "--frozen")
     config.out_dir, config.from_run = str(out), ""
     config.clips = min(config.clips, n or config.clips)
     settings.check_settings(config)
@@ -112,26 +113,23 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     # The true opening of real clips is not known: it is read off pictures of this size.
     at_64 = replace(config, size=SIZE, sample_rate=SAMPLE_RATE)
     opening_of = None
-    if config.data:
+    if real:
         opening_of = fit_opening(list(itertools.islice(data.usable(train.corpus(at_64)), 300)))
 
     # True clips of each split, by the first 32 speakers.
     for name, (split, clips) in SETS.items():
         true = train.corpus(config, split, clips, range(32))
         clips = min(clips, n or clips, len(true))
-        encode = functools.partial(encode_truth, out, opening_of, train.corpus(at_64, split))
+        pictures = train.corpus(at_64, split) if real else None
+        encode = functools.partial(encode_truth, out, opening_of, pictures)
         made = kept(parallel(encode, true, range(clips), cores(), name), clips, name, [])
         data.LatentSet.write(out / name, (item for _, item in made))
 
-    # Voices and first poses of the speakers, which samples begin from. Real clips have one speaker,
-    # known by the first eight clips of the train split.
+    # Voices and first poses of the speakers, which samples begin from.
     frozen = train.frozen_parts(out)
     references = {}
-    for speaker in tqdm(range(1 if config.data else 32), desc="references", leave=False):
-        if config.data:
-            clips = list(itertools.islice(data.usable(source), 8))
-        else:
-            clips = source.references(speaker)
+    for speaker in tqdm(range(1 if real else 32), desc="references", leave=False):
+        clips = reference_clips(source, speaker)
         with torch.inference_mode():
             voices = [train.audio_condition(frozen, clip) for clip in clips]
             references[speaker] = {"audio": torch.stack(voices).mean(0),
@@ -139,6 +137,13 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     with replacing(out / "references.pt") as file:
         torch.save(references, file)
     write_json(about, made_of)
+
+
+def reference_clips(source, speaker: int) -> list[data.Clip]:
+    """Eight clips of a speaker. Real clips are taken as those of one speaker."""
+    if isinstance(source, data.SyntheticCorpus):
+        return source.references(speaker)
+    return list(itertools.islice(data.usable(source), 8))
 
 
 def load_references(base: Path) -> dict[int, dict]:
@@ -334,7 +339,7 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
         head_parameters=sum(p.numel() for p in heads.parameters()),
         steps=config.talker_steps, train_minutes=round(last["seconds"] / 60, 2),
         sample_seconds=round(seconds, 1), speech_seconds=round(speech, 1),
-        sampling=options, figures=figures,
+        sampling=options, tried=chosen["tried"], figures=figures,
         sync=[round(float(x), 3) for x in sync], control=[round(float(x), 3) for x in control])
 
 
@@ -366,12 +371,11 @@ def truth_row(corpus: str, base: Path) -> dict:
     probes, recogniser = instruments(base)
     truth = true_samples(base, "test")
     figures = measures.figures(probes, recogniser, truth, truth)
-    config = train.run_config(base)
-    if not config.data:
+    if not CORPORA[corpus].real:
         # A second reading of each sentence says what the truth's control is.
         if not (base / "again" / "meta.json").exists():
             encode = functools.partial(encode_truth, base, None, None)
-            readings = Readings(train.corpus(config), truth)
+            readings = Readings(train.corpus(train.run_config(base)), truth)
             data.LatentSet.write(base / "again", parallel(
                 encode, readings, range(len(truth)), cores(), "second readings"))
         again = true_samples(base, "again")

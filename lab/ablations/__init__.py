@@ -28,13 +28,13 @@ class Corpus(NamedTuple):
     changes: tuple[str, ...]        # what differs from the run whose frozen parts encode it
     steps: int                      # of a talker
     preset: str = "small"
+    real: bool = False              # real clips, those of the run (train.py --data)
 
 
-# `grid` is the clips of the run whose frozen parts are used: `train.py --config grid --data ...`.
 CORPORA = {
     "free": Corpus(("sentences=grid", "timing=free", "clips=3500"), 1000),
-    "open": Corpus(("clips=4000",), 1400),
-    "grid": Corpus((), 1300, "grid"),
+    "open": Corpus(("clips=4000",), 1200),
+    "grid": Corpus((), 1300, "grid", real=True),
 }
 
 COUPLED = "--heads=lab.ablations.coupled"
