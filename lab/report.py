@@ -157,12 +157,13 @@ def cost_table(rows: list[dict]) -> str:
         if name == "truth" or "train_minutes" not in runs[0]:
             continue
         sizes = [f"{runs[0][size] / 1e6:.2f} M" for size in ("parameters", "head_parameters")]
+        sampled = np.mean([row["sample_seconds"] / row["speech_seconds"] for row in runs])
         lines.append([name, *sizes, str(runs[0]["steps"]),
-                      f"{np.mean([row['train_minutes'] for row in runs]):.1f}",
+                      f"{np.mean([row['train_minutes'] for row in runs]):.1f}", f"{sampled:.3f}",
                       f"{runs[0]['sampling']['guidance']:g}",
                       f"{runs[0]['sampling']['temperature']:g}"])
     return markdown(["", "parameters", "of the heads", "steps", "minutes of training, one core",
-                     "guidance", "temperature"], lines)
+                     "seconds of sampling per second of clip", "guidance", "temperature"], lines)
 
 
 def difference_table(rows: list[dict], figure: str, other="separate") -> str:
