@@ -53,8 +53,6 @@ from sample import Job, Models, Reference
 RESULTS = Path("docs/ablations.jsonl")
 SETS = {"fit": ("train", 300), "dev": ("dev", 64), "test": ("test", 400)}
 SEEDS = (0, 1000)                               # of sampling
-PLACES = "rotated"              # how a Talker knows where in its text it is: by an embedding until
-#                                 513f022. Results of both kinds are kept apart
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)                # of which one is chosen on dev
 TEMPERATURES = (0.3, 0.6)
 
@@ -93,7 +91,7 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
             raise ValueError(f"{frozen_run} has no finished {stage}.pt: `python train.py --out_dir "
                              f"{frozen_run}` makes it")
     source = train.corpus(config)
-    made_of = dict(frozen=settings.frozen_digest(frozen_run), key=source.key, n=n, places=PLACES)
+    made_of = dict(frozen=settings.frozen_digest(frozen_run), key=source.key, n=n)
     about = out / "base.json"
     if about.exists():
         if read_json(about) != made_of:
@@ -390,7 +388,7 @@ def truth_row(corpus: str, base: Path) -> dict:
 def identity(experiment: Experiment, corpus: str, seed: int, base: Path, more: list[str]) -> dict:
     """What tells a run from others: two rows that share all of it are the same run."""
     return dict(corpus=corpus, name=experiment.name, seed=seed,
-                settings=[*experiment.settings, *more], places=PLACES,
+                settings=[*experiment.settings, *more],
                 sentences=len(data.LatentSet(base / "test")), frozen=settings.frozen_digest(base))
 
 

@@ -3,7 +3,6 @@
 The tables take the place of what stands between the marks `<!-- results -->` and `<!-- end -->`.
 """
 import itertools
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -189,31 +188,26 @@ def difference_table(rows: list[dict], figure: str, other="separate") -> str:
                      "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
-def conditions(row: dict) -> tuple:
-    """What the runs of a table have in common: frozen parts, test sentences, and the settings that
-    are not the experiment's own."""
-    own = next((x.settings for x in EXPERIMENTS if x.name == row["name"]), ())
-    return row["frozen"], row["sentences"], tuple(row["settings"][len(own):])
-
-
-def by_corpus(results: list[dict]) -> dict[str, list[dict]]:
-    """The rows of each corpus: of the newer Talkers (lab.ablate.PLACES), where there are any, and
-    of the conditions that most of these have."""
+def groups_of(results: list[dict]) -> dict[str, list[dict]]:
+    """The rows that may be compared: of one corpus, one set of frozen parts and one set of test
+    sentences. Runs with settings beside those of their experiment (for a trial) are left out."""
+    own = {x.name: list(x.settings) for x in EXPERIMENTS}
     found = {}
-    for corpus in dict.fromkeys(row["corpus"] for row in results):
-        rows = [row for row in results if row["corpus"] == corpus]
-        newer = [row for row in rows if "places" in row]
-        title = f"`{corpus}`" if newer else f"`{corpus}`, older talkers"
-        most, _ = Counter(map(conditions, newer or rows)).most_common(1)[0]
-        found[title] = [row for row in newer or rows
-                        if conditions(row) == most or row["name"] == "truth"
-                        and conditions(row)[:2] == most[:2]]
-    return found
+    for row in results:
+        if row["settings"] == own.get(row["name"], []):
+            found.setdefault((row["corpus"], row["frozen"], row["sentences"]), []).append(row)
+    groups = {}
+    for (corpus, frozen, sentences), rows in sorted(found.items(), key=lambda x: x[0][0]):
+        title = f"`{corpus}`"
+        if sum(other == corpus for other, _, _ in found) > 1:
+            title += f", frozen parts {frozen[:6]}, {sentences} sentences"
+        groups[title] = rows
+    return groups
 
 
 def tables(results: list[dict]) -> str:
     parts = []
-    for title, rows in by_corpus(results).items():
+    for title, rows in groups_of(results).items():
         parts += [f"### The corpus {title}", "How well sound and motion go together:",
                   figures_table(rows, COUPLING)]
         if any(pairs(rows, name, "separate") for name in ORDER if name != "separate"):
@@ -234,7 +228,7 @@ def plot(results: list[dict], path: Path) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    groups = by_corpus(results)
+    groups = groups_of(results)
     names = {title: names_of(rows)[::-1] for title, rows in groups.items()}
     heights = [0.8 + 0.25 * len(names[title]) for title in groups]
     figure, axes = plt.subplots(len(groups), 2, figsize=(10, sum(heights)), squeeze=False,

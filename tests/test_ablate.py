@@ -366,7 +366,7 @@ def test_sign_flip_and_interval():
     assert np.isnan(report.student(values[:1]))
 
 
-def test_tables_leave_out_older_talkers_where_there_are_newer_ones():
+def test_tables_compare_what_may_be_compared():
     def row(corpus, name, phones, settings=(), frozen="f", **more):
         return dict(corpus=corpus, name=name, seed=0, frozen=frozen, sentences=400, **more,
                     settings=list(settings), figures={"phones": phones, "FD audio": 1.0,
@@ -374,15 +374,15 @@ def test_tables_leave_out_older_talkers_where_there_are_newer_ones():
                                                       "LSE-D": 0.25})
 
     delay = ["--motion_delay=1"]
-    rows = [row("free", "separate", 7.0), row("free", "delay1", 2.5, delay, places="rotated"),
-            row("free", "truth", 1.0, places="rotated"), row("open", "separate", 3.0)]
-    # A run with a setting of its own, and one on other frozen parts, are no part of the tables.
-    others = [row("free", "delay1", 9.0, [*delay, "--layers=2"], places="rotated"),
-              row("free", "delay1", 9.0, delay, "other", places="rotated")]
-    groups = report.by_corpus(rows + others)
-    assert groups == {"`free`": rows[1:3], "`open`, older talkers": rows[3:]}
+    rows = [row("open", "separate", 3.0), row("free", "delay1", 2.5, delay),
+            row("free", "truth", 1.0), row("free", "delay1", 9.0, delay, "other")]
+    trial = row("free", "delay1", 9.0, [*delay, "--layers=2"])
+    groups = report.groups_of([*rows, trial])
+    assert groups == {"`free`, frozen parts f, 400 sentences": rows[1:3],
+                      "`free`, frozen parts other, 400 sentences": rows[3:],
+                      "`open`": rows[:1]}
     # Ours at the left, the paper's at the right.
-    line = report.paper_table(groups["`free`"]).splitlines()[-1]
+    line = report.paper_table(rows[1:3]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
         "delay1", "2.5", "14.2", "1.00", "3.15", "2.00", "299", "0.500", "5.78", "0.250", "9.03"]
 
