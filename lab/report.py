@@ -242,6 +242,7 @@ def plot(results: list[dict], path: Path) -> None:
                 if values:
                     axis.plot([np.mean(values)], [place], "k|", markersize=12)
             axis.set_yticks(range(len(names[title])), names[title])
+            axis.set_ylim(-0.6, len(names[title]) - 0.4)
             axis.set_xlabel(f"{column}, corpus {title.replace('`', '')}")
             axis.locator_params(axis="x", nbins=6)
             axis.grid(alpha=0.3)

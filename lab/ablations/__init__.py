@@ -90,7 +90,8 @@ EXPERIMENTS = [
                ("--alignment_weight=0",)),
     # Guidance and temperature are chosen for each experiment; these share one choice.
     *(Experiment(f"{name}_same", "at the guidance and temperature of separate heads", (), name,
-                 chosen_for="separate") for name in ("joint", "cross", "follow")),
+                 chosen_for="separate")
+      for name in ("joint", "cross", "follow", "lead", "delay1", "cascade")),
     Experiment("separate_as_follow", "and separate heads at those of follow", (), "separate",
                chosen_for="follow"),
     Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
