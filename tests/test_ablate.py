@@ -388,10 +388,8 @@ def test_tables_compare_what_may_be_compared():
 
 
 # --------------------------------------------------------------------------------------- the kit
-def test_the_kit_at_tiny(tmp_path, monkeypatch):
+def test_the_kit_at_tiny(tiny_run, tmp_path, monkeypatch):
     """Two experiments, and one that samples the talkers of another; then the tables."""
-    run = tmp_path / "run"
-    command("train.py", "--config", "tiny", "--clips=12", "--out_dir", run)
     monkeypatch.setitem(CORPORA, "free", Corpus(("timing=free", "clips=12"), 4))
     monkeypatch.setattr(ablate, "GUIDANCES", (1.0, 2.0))
     monkeypatch.setattr(ablate, "TEMPERATURES", (0.5,))
@@ -404,13 +402,13 @@ def test_the_kit_at_tiny(tmp_path, monkeypatch):
                          "patch_heads", "flow_width", "flow_layers", "flow_heads", "talker_steps",
                          "talker_batch", "log_every", "euler_steps")]
     base = tmp_path / "free" / "base"
-    ablate.prepare("free", run, base, 20)
+    ablate.prepare("free", tiny_run, base, 20)
     # Nothing is made twice, and nothing is taken for something else.
     written = (base / "latents" / "meta.json").stat().st_mtime_ns
-    ablate.prepare("free", run, base, 20)
+    ablate.prepare("free", tiny_run, base, 20)
     assert (base / "latents" / "meta.json").stat().st_mtime_ns == written
     with pytest.raises(ValueError, match="made of other frozen parts or other clips"):
-        ablate.prepare("free", run, base, 10)
+        ablate.prepare("free", tiny_run, base, 10)
 
     results = tmp_path / "results.jsonl"
     rows = [ablate.truth_row("free", base)]

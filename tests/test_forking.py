@@ -19,22 +19,15 @@ def blocks(section: str, kind: str) -> list[str]:
     return [text for name, text in fenced if name == kind]
 
 
-@pytest.fixture(scope="module")
-def finished_run(tmp_path_factory):
-    """What the page calls out/small."""
-    out = tmp_path_factory.mktemp("out") / "small"
-    command("train.py", "--config", "tiny", "--out_dir", out)
-    return out
-
-
-def run_section(number: str, folder, finished_run) -> list:
-    """Apply the diffs and run the commands of a section -> the words of each command."""
+def run_section(number: str, folder, run) -> list:
+    """Apply the diffs and run the commands of a section -> the words of each command. run: what the
+    page calls out/small."""
     for pattern in CODE:
         for path in HOME.glob(pattern):
             copy = shutil.copytree if path.is_dir() else shutil.copy
             copy(path, folder / path.name)
     (folder / "out").mkdir()
-    (folder / "out" / "small").symlink_to(finished_run)
+    (folder / "out" / "small").symlink_to(run)
     section = SECTIONS[number]
     for diff in blocks(section, "diff"):
         subprocess.run(["git", "apply", "-"], input=diff, text=True, cwd=folder, check=True)
@@ -49,8 +42,8 @@ def run_section(number: str, folder, finished_run) -> list:
 
 
 @pytest.mark.parametrize("number", sorted(SECTIONS))
-def test_a_change(number, tmp_path, finished_run):
-    ran = run_section(number, tmp_path, finished_run)
+def test_a_change(number, tmp_path, tiny_run):
+    ran = run_section(number, tmp_path, tiny_run)
     assert [words[0] for words in ran] == ["train.py", "sample.py"]
     clip = tmp_path / ran[-1][ran[-1].index("--out") + 1]
     check_clip(clip)

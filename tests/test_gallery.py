@@ -51,10 +51,9 @@ def test_blinks_are_counted():
     assert blinks([clip.video[:1].repeat(50, 0) for clip in clips])["blinks"] == 0
 
 
-def test_gallery(tmp_path):
+def test_gallery(tiny_run, tmp_path):
     """A page that holds all it shows."""
-    command("train.py", "--config", "tiny", "--out_dir", tmp_path / "run")
-    gallery = ("-m", "lab.gallery", "--ckpt", tmp_path / "run", "--out", tmp_path / "ev",
+    gallery = ("-m", "lab.gallery", "--ckpt", tiny_run, "--out", tmp_path / "ev",
                "--n", 2, "--show", 1, "--fit", 20)
     assert "open it in a browser" in command(*gallery)
     page = (tmp_path / "ev" / "index.html").read_text(encoding="utf-8")

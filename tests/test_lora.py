@@ -40,13 +40,12 @@ def test_changes_begin_at_nothing_and_are_merged():
     assert ranks == {2}
 
 
-def test_a_run_that_fine_tunes_by_changes(tmp_path):
+def test_a_run_that_fine_tunes_by_changes(tiny_run, tmp_path):
     """It starts from a run, and its result is sampled as any other."""
-    run, tuned = tmp_path / "run", tmp_path / "tuned"
-    command("train.py", "--config=tiny", "--out_dir", run)
-    command("train.py", "--config=tiny", "--from", run, "--start", run, "--lora=3",
+    tuned = tmp_path / "tuned"
+    command("train.py", "--config=tiny", "--from", tiny_run, "--start", tiny_run, "--lora=3",
             "--talker_steps=2", "--save_every=0", "--out_dir", tuned)
-    first, second = (load_checkpoint(out, "talker")["model"] for out in (run, tuned))
+    first, second = (load_checkpoint(out, "talker")["model"] for out in (tiny_run, tuned))
     assert first.keys() == second.keys()
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert changed and all("blocks" in name for name in changed)
