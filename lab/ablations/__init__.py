@@ -94,6 +94,9 @@ EXPERIMENTS = [
       for name in ("joint", "cross", "follow", "lead", "delay1", "cascade")),
     Experiment("separate_as_follow", "and separate heads at those of follow", (), "separate",
                chosen_for="follow"),
+    *(Experiment(f"{name}_guidance{guidance}", "guidance hides what the heads agree on", (), name,
+                 dict(guidance=float(guidance)))
+      for guidance in (1, 2) for name in ("separate", "joint", "follow")),
     Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
                "dual_branch", dict(steps=16, true_length=True)),
     Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
