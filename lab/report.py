@@ -165,14 +165,14 @@ def cost_table(rows: list[dict]) -> str:
                      "seconds of sampling per second of clip", "guidance", "temperature"], lines)
 
 
-def difference_table(rows: list[dict], figure: str, other="separate") -> str:
-    """How much higher sync or coupling are than those of another experiment. The interval by
-    Student's t and `p, seeds` are about other training seeds, the bootstrap about other seeds and
-    sentences, and `p, sentences` about other sentences with these very talkers."""
+def difference_table(rows: list[dict], figure: str) -> str:
+    """How much higher sync or coupling are than those of another experiment, Experiment.minus. The
+    interval by Student's t and `p, seeds` are about other training seeds, the bootstrap about other
+    seeds and sentences, and `p, sentences` about other sentences with these very talkers."""
     lines = []
-    for name in ORDER:
+    for name, other in ((x.name, x.minus) for x in EXPERIMENTS):
         found = pairs(rows, name, other)
-        if name in ("truth", other) or not found:
+        if name == other or not found:
             continue
         differences = clip_differences(found, figure)
         means = differences.mean(1)                                           # (pairs,)
@@ -180,11 +180,11 @@ def difference_table(rows: list[dict], figure: str, other="separate") -> str:
         half = student(means)
         several = len(found) > 1
         lines.append([
-            name, f"{means.mean():+.4f}", f"{(means > 0).sum()} of {len(found)}",
+            f"{name} - {other}", f"{means.mean():+.4f}", f"{(means > 0).sum()} of {len(found)}",
             f"{means.mean() - half:+.4f} to {means.mean() + half:+.4f}" if several else "",
             f"{sign_flip(means):.3f}" if several else "", f"{low:+.4f} to {high:+.4f}",
             f"{sign_flip(differences.mean(0)):.4f}"])
-    return markdown([f"{figure}, minus {other}", "mean", "seeds above 0", "95 %, Student's t",
+    return markdown([figure, "mean", "seeds above 0", "95 %, Student's t",
                      "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
@@ -210,7 +210,7 @@ def tables(results: list[dict]) -> str:
     for title, rows in groups_of(results).items():
         parts += [f"### The corpus {title}", "How well sound and motion go together:",
                   figures_table(rows, COUPLING)]
-        if any(pairs(rows, name, "separate") for name in ORDER if name != "separate"):
+        if any(row["name"] == "separate" for row in rows):
             parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
         parts += ["What is said, and how:", figures_table(rows, QUALITY),
                   "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",

@@ -433,7 +433,7 @@ def test_the_kit_at_tiny(tiny_run, tmp_path, monkeypatch):
     assert all(0 < row["figures"]["diversity"] < 2 for row in rows)
     assert [x["guidance"] for x in rows[1]["tried"]] == [1.0, 2.0]
     text = report.tables(rows)
-    assert "| follow" in text and "sync, minus separate" in text
+    assert "| follow" in text and "| follow - separate" in text
     pytest.importorskip("matplotlib")
     report.plot(rows, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000

@@ -17,6 +17,8 @@ class Experiment(NamedTuple):
     #                                 true_length: as many patches as the true clip has
     chosen_for: str = ""            # an experiment whose guidance and temperature it takes
     steps: float = 1.0              # by this the corpus's steps are multiplied
+    minus: str = "separate"         # the experiment whose sync and coupling are taken off its own
+    #                                 in the tables of differences
 
 
 # Settings of `small` that all experiments share, so that a run takes minutes: narrower heads, and
@@ -93,12 +95,13 @@ EXPERIMENTS = [
                  chosen_for="separate")
       for name in ("joint", "cross", "follow", "lead", "delay1", "cascade")),
     Experiment("separate_as_follow", "and separate heads at those of follow", (), "separate",
-               chosen_for="follow"),
+               chosen_for="follow", minus="follow"),
     *(Experiment(f"{name}_guidance{guidance}", "guidance hides what the heads agree on", (), name,
-                 dict(guidance=float(guidance)))
+                 dict(guidance=float(guidance)),
+                 minus="separate" if name == "separate" else f"separate_guidance{guidance}")
       for guidance in (1, 2) for name in ("separate", "joint", "follow")),
     Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
-               "dual_branch", dict(steps=16, true_length=True)),
+               "dual_branch", dict(steps=16, true_length=True), minus="dual_branch"),
     Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
                dict(steps=4)),
     Experiment("steps16", "sixteen are no better", (), "separate", dict(steps=16)),
@@ -107,5 +110,5 @@ EXPERIMENTS = [
     Experiment("motion.3", "a motion as cold as the audio is in better sync", (), "separate",
                dict(motion_temperature=0.3)),
     Experiment("follow_motion.3", "also where the motion is given the audio", (), "follow",
-               dict(motion_temperature=0.3)),
+               dict(motion_temperature=0.3), minus="follow"),
 ]
