@@ -95,8 +95,8 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     about = out / "base.json"
     if about.exists():
         if read_json(about) != made_of:
-            raise ValueError(f"{out} was made of other frozen parts or other clips, or by another "
-                             f"version: give --out, or delete {out.parent}")
+            raise ValueError(f"{out} was made of other frozen parts or other clips, with another "
+                             f"--n, or by another version: give --out, or delete {out.parent}")
         return
 
     # The frozen parts are the run's, the latents are made anew.
@@ -420,12 +420,13 @@ def add_line(path: Path, row: dict, own: dict) -> None:
 
 def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str]) -> None:
     """Every run that RESULTS lacks, in processes of one core each."""
+    for experiment in experiments:
+        # Wrong settings and classes are found before anything is trained.
+        config = train.parse_config(["--config", CORPORA[a.corpus].preset, *COMMON,
+                                     *experiment.settings, *more])
+        train.build("talker", config)
     base = a.out / a.corpus / "base"
     prepare(a.corpus, a.frozen, base, a.n)
-    for experiment in experiments:
-        # Wrong settings are found before anything is trained.
-        train.parse_config(["--config", CORPORA[a.corpus].preset, *COMMON, *experiment.settings,
-                            *more])
     own = {(x.name, seed): identity(x, a.corpus, seed, base, more)
            for x in experiments for seed in a.seeds}
 
@@ -482,7 +483,8 @@ def side_by_side(a: argparse.Namespace, jobs: list[tuple[str, int]], own: dict, 
             running.append(process)
             if not process.wait():
                 return ""
-        return f"failed: {log.read_text().strip().splitlines()[-1][-200:]} ({log})"
+        last = log.read_text().strip().rpartition("\n")[2]
+        return f"failed with exit code {process.returncode}: {last[-200:]} ({log})"
 
     with ThreadPoolExecutor(cores()) as pool:
         try:
@@ -497,12 +499,15 @@ def side_by_side(a: argparse.Namespace, jobs: list[tuple[str, int]], own: dict, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m lab.ablate", description="Experiments on shared frozen parts. Further "
-        "options, --field=value, are settings of train.py for all of them.")
+        prog="python -m lab.ablate", allow_abbrev=False,
+        description="Experiments on shared frozen parts. Further options, --field=value, are "
+                    "settings of train.py for all of them.")
     parser.add_argument("--list", action="store_true", help="what experiments there are")
     parser.add_argument("--measures", action="store_true",
                         help="what the measures say of clips about which the answer is known")
-    parser.add_argument("--report", action="store_true", help="tables and plot of the results")
+    parser.add_argument("--report", action="store_true",
+                        help="write the tables of docs/ablations.md and its plot, or print the "
+                             "tables of other --results")
     parser.add_argument("--corpus", choices=CORPORA, default="free")
     parser.add_argument("--only", nargs="+", default=["*"], metavar="PATTERN",
                         help="experiments, such as follow or 'delay*'")
@@ -518,7 +523,10 @@ def main() -> None:
     a, more = parser.parse_known_args()
     wrong = [word for word in more if not re.fullmatch(r"--\w+=.*", word)]
     if wrong:
-        parser.error(f"not an option, and not a setting of train.py: {' '.join(wrong)}")
+        parser.error(f"not an option, and not a setting of train.py, which is --name=value: "
+                     f"{' '.join(wrong)}")
+    if any(word.startswith("--out_dir=") for word in more):
+        parser.error("runs go to folders below --out: leave --out_dir out")
     if a.n and a.results == RESULTS and not (a.list or a.measures or a.report):
         parser.error(f"--n is for trials, which do not belong into {RESULTS}: give --results")
     chosen = [x for x in EXPERIMENTS if any(fnmatch.fnmatch(x.name, p) for p in a.only)]
@@ -536,8 +544,12 @@ def main() -> None:
         from lab.report import known_table
         print(known_table(measures.known_answers(probes, recogniser, true_samples(base, "test"))))
     elif a.report:
-        from lab.report import write_report
-        write_report(read_results(a.results))
+        from lab.report import tables, write_report
+        results = read_results(a.results)
+        if a.results == RESULTS:
+            write_report(results)
+        else:
+            print(tables(results))
     elif a.one:
         row = run_one(chosen[0], a.corpus, a.seeds[0], a.out, more)
         write_json(result_path(a, chosen[0].name, a.seeds[0]), row)

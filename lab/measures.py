@@ -14,11 +14,11 @@ lag         percent of clips whose best lag, of -5 to 5 frames, is not 0
 closures    by how many milliseconds the mouth is off about a P, B or M, which forced alignment
             finds in the decoded sound: the shift that brings the two openings together there,
             mean of its absolute value
-phones      percent of phones that the audio autoencoder's CTC loss reads otherwise in the decoded
-            sound
+phones      phone error rate, percent, of the decoded sound, by the audio autoencoder's CTC head
 LSE-D, LSE-C, offset    of a small SyncNet, which tells matching windows of 5 frames of audio and
             motion latents from others; defined as SyncNet's (docs/ablations.md)
-x truth, length r       length beside the ground truth's
+x truth, length r       length divided by the ground truth's (of the totals), and correlation with
+            it over clips
 voice       percent of clips whose speaker embedding is nearest to the right speaker's of 32
 FD audio, FD motion     Frechet distances of patches of 4 frames of latents to the ground truth's
 

@@ -115,7 +115,8 @@ def names_of(rows: list[dict]) -> list[str]:
 
 
 def figures_table(rows: list[dict], columns: tuple[str, ...]) -> str:
-    """An experiment a line: means over training seeds, with their standard deviation."""
+    """An experiment a line: means over training seeds, with their standard deviation, and with the
+    number of seeds where the older of them have no such figure."""
     lines = []
     for name in names_of(rows):
         runs = [row for row in rows if row["name"] == name]
@@ -125,6 +126,8 @@ def figures_table(rows: list[dict], columns: tuple[str, ...]) -> str:
             cell = number(np.mean(values), column) if values else ""
             if len(values) > 1:
                 cell += f" ±{number(np.std(values, ddof=1), column)}"
+            if 0 < len(values) < len(runs):
+                cell += f" ({len(values)} seeds)"
             cells.append(cell)
         if any(cells[2:]):
             lines.append(cells)
@@ -157,12 +160,13 @@ def cost_table(rows: list[dict]) -> str:
             continue
         sizes = [f"{runs[0][size] / 1e6:.2f} M" for size in ("parameters", "head_parameters")]
         sampled = np.mean([row["sample_seconds"] / row["speech_seconds"] for row in runs])
-        lines.append([name, *sizes, str(runs[0]["steps"]),
+        lines.append([name, *sizes, str(runs[0]["steps"]), runs[0]["dtype"],
                       f"{np.mean([row['train_minutes'] for row in runs]):.1f}", f"{sampled:.3f}",
                       f"{runs[0]['sampling']['guidance']:g}",
                       f"{runs[0]['sampling']['temperature']:g}"])
-    return markdown(["", "parameters", "of the heads", "steps", "minutes of training, one core",
-                     "seconds of sampling per second of clip", "guidance", "temperature"], lines)
+    return markdown(["", "parameters", "of the heads", "steps", "data type",
+                     "minutes of training, one core", "real-time factor of sampling", "guidance",
+                     "temperature"], lines)
 
 
 def difference_table(rows: list[dict], figure: str) -> str:
@@ -189,19 +193,28 @@ def difference_table(rows: list[dict], figure: str) -> str:
 
 
 def groups_of(results: list[dict]) -> dict[str, list[dict]]:
-    """The rows that may be compared: of one corpus, one set of frozen parts and one set of test
-    sentences. Runs with settings beside those of their experiment (for a trial) are left out."""
-    own = {x.name: list(x.settings) for x in EXPERIMENTS}
+    """The rows that may be compared: of one corpus, one set of frozen parts, one set of test
+    sentences, and the same settings beside those of their experiments."""
+    own = {x.name: len(x.settings) for x in EXPERIMENTS}
+    truth = {}
     found = {}
     for row in results:
-        if row["settings"] == own.get(row["name"], []):
-            found.setdefault((row["corpus"], row["frozen"], row["sentences"]), []).append(row)
+        where = row["corpus"], row["frozen"], row["sentences"]
+        if row["name"] == "truth":
+            truth[where] = row
+        else:
+            further = " ".join(row["settings"][own.get(row["name"], 0):])
+            found.setdefault((*where, further), []).append(row)
     groups = {}
-    for (corpus, frozen, sentences), rows in sorted(found.items(), key=lambda x: x[0][0]):
+    for key, rows in sorted(found.items()):
+        corpus, frozen, sentences, further = key
         title = f"`{corpus}`"
-        if sum(other == corpus for other, _, _ in found) > 1:
+        if sum(other[0] == corpus for other in found) > 1:
             title += f", frozen parts {frozen[:6]}, {sentences} sentences"
-        groups[title] = rows
+        if further:
+            title += f", {further}"
+        where = corpus, frozen, sentences
+        groups[title] = [truth[where], *rows] if where in truth else rows
     return groups
 
 

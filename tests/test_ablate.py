@@ -276,6 +276,16 @@ def test_heads_can_sample_fast(heads, capsys):
     assert ("sampling as model.py does" in capsys.readouterr().err) == ("Cross" in heads)
 
 
+def test_experiments_name_others_and_options_that_there_are():
+    names = {x.name for x in EXPERIMENTS}
+    assert len(names) == len(EXPERIMENTS)
+    options = {"steps", "guidance", "temperature", "motion_temperature", "true_length", "zero_star",
+               "sway"}
+    for experiment in EXPERIMENTS:
+        assert {experiment.trained, experiment.chosen_for, experiment.minus} <= names | {""}
+        assert experiment.sampling.keys() <= options
+
+
 # --------------------------------------------------------------------------------- the measures
 def moving(n: int, T=80) -> list[Sample]:
     """Clips whose latents are an opening of the mouth, smooth and random, in another basis."""
@@ -374,13 +384,14 @@ def test_tables_compare_what_may_be_compared():
                                                       "LSE-D": 0.25})
 
     delay = ["--motion_delay=1"]
-    rows = [row("open", "separate", 3.0), row("free", "delay1", 2.5, delay),
-            row("free", "truth", 1.0), row("free", "delay1", 9.0, delay, "other")]
-    trial = row("free", "delay1", 9.0, [*delay, "--layers=2"])
-    groups = report.groups_of([*rows, trial])
-    assert groups == {"`free`, frozen parts f, 400 sentences": rows[1:3],
-                      "`free`, frozen parts other, 400 sentences": rows[3:],
-                      "`open`": rows[:1]}
+    rows = [row("open", "separate", 3.0), row("free", "truth", 1.0),
+            row("free", "delay1", 2.5, delay), row("free", "delay1", 9.0, delay, "other"),
+            row("free", "delay1", 9.0, [*delay, "--layers=2"])]
+    assert report.groups_of(rows) == {
+        "`free`, frozen parts f, 400 sentences": rows[1:3],
+        "`free`, frozen parts f, 400 sentences, --layers=2": [rows[1], rows[4]],
+        "`free`, frozen parts other, 400 sentences": rows[3:4],
+        "`open`": rows[:1]}
     # Ours at the left, the paper's at the right.
     line = report.paper_table(rows[1:3]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
@@ -482,3 +493,7 @@ def test_bad_words_are_named(tmp_path):
     said = command("-m", "lab.ablate", "--frozen", tmp_path, "--out", tmp_path, fails=True)
     assert "holds no trained model" in said and "Traceback" not in said
     assert "follow" in command("-m", "lab.ablate", "--list")
+    assert "leave --out_dir out" in command("-m", "lab.ablate", "--out_dir=a", fails=True)
+    assert "which is --name=value" in command("-m", "lab.ablate", "--seed", "3", fails=True)
+    said = command("-m", "lab.ablate", "--heads=lab.ablations.follow:Nobody", fails=True)
+    assert "Nobody" in said and "Traceback" not in said

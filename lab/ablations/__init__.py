@@ -3,6 +3,17 @@
 An experiment is an entry of EXPERIMENTS. What can't be said by settings of train.Config is a class
 in a file of this folder: of heads (`--heads=lab.ablations.follow:FollowHeads`), or a Talker
 (`--talker=lab.ablations.interleaved:InterleavedTalker`).
+
+To add one: write the class, if it needs one; add the entry; if heads are to have as many parameters
+as separate ones, add its name to the first test of tests/test_ablate.py; then try it by
+
+    python -m lab.ablate --only NAME --n 20 --out out/trial --results out/trial.jsonl \
+        --talker_steps=20
+    python -m lab.ablate --report --results out/trial.jsonl
+
+A finished run is known by its name, seed and settings. Where the code, the steps or the sampling of
+an experiment change, its old results stay: give it another name, or delete its folder and its lines
+of the results.
 """
 from typing import NamedTuple
 
@@ -97,7 +108,7 @@ EXPERIMENTS = [
     Experiment("separate_as_follow", "and separate heads at those of follow", (), "separate",
                chosen_for="follow", minus="follow"),
     *(Experiment(f"{name}_guidance{guidance}", "guidance hides what the heads agree on", (), name,
-                 dict(guidance=float(guidance)),
+                 dict(guidance=float(guidance), temperature=0.3),
                  minus="separate" if name == "separate" else f"separate_guidance{guidance}")
       for guidance in (1, 2) for name in ("separate", "joint", "follow")),
     Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
