@@ -236,13 +236,16 @@ def tables(results: list[dict]) -> str:
 # ------------------------------------------------------------------------------------------ plot
 def plot(results: list[dict], path: Path) -> None:
     """Every training seed as a dot: the sync of each experiment, where both streams are generated,
-    and where the audio is given."""
+    and where the audio is given. Talkers of others that are sampled with other options are left to
+    the tables."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     groups = groups_of(results)
-    names = {title: names_of(rows)[::-1] for title, rows in groups.items()}
+    left_out = [x.name for x in EXPERIMENTS if x.trained and x.sampling]
+    names = {title: [name for name in names_of(rows)[::-1] if name not in left_out]
+             for title, rows in groups.items()}
     heights = [0.8 + 0.25 * len(names[title]) for title in groups]
     figure, axes = plt.subplots(len(groups), 2, figsize=(10, sum(heights)), squeeze=False,
                                 sharey="row", height_ratios=heights)
@@ -251,7 +254,8 @@ def plot(results: list[dict], path: Path) -> None:
             for place, name in enumerate(names[title]):
                 values = [row["figures"][column] for row in rows
                           if row["name"] == name and column in row["figures"]]
-                axis.plot(values, [place] * len(values), "o", alpha=0.6, markersize=6)
+                axis.plot(values, [place] * len(values), "o", alpha=0.6, markersize=6,
+                          color=f"C{ORDER.index(name) % 10}")
                 if values:
                     axis.plot([np.mean(values)], [place], "k|", markersize=12)
             axis.set_yticks(range(len(names[title])), names[title])
