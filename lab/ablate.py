@@ -74,11 +74,8 @@ def prepare(corpus: str, frozen_run: Path, out: Path, n: int | None) -> None:
     """Encode a corpus by the frozen parts of a run, and the true clips that experiments are
     measured by. n: at most so many clips of each set. ValueError if `out` has those of another run,
     or another number."""
-    config = train.run_config(frozen_run)
+    config = replace(train.run_config(frozen_run), **CORPORA[corpus].changes)
     real = CORPORA[corpus].real
-    for change in CORPORA[corpus].changes:
-        name, value = change.split("=")
-        setattr(config, name, type(getattr(config, name))(value))
     if bool(config.data) != real:
         raise ValueError(f"the corpus {corpus} needs the frozen parts of a run "
                          f"{'with' if real else 'without'} --data, and {frozen_run} is none: give "

@@ -401,7 +401,7 @@ def test_tables_compare_what_may_be_compared():
 # --------------------------------------------------------------------------------------- the kit
 def test_the_kit_at_tiny(tiny_run, tmp_path, monkeypatch):
     """Two experiments, and one that samples the talkers of another; then the tables."""
-    monkeypatch.setitem(CORPORA, "free", Corpus(("timing=free", "clips=12"), 4))
+    monkeypatch.setitem(CORPORA, "free", Corpus(dict(timing="free", clips=12), 4))
     monkeypatch.setattr(ablate, "GUIDANCES", (1.0, 2.0))
     monkeypatch.setattr(ablate, "TEMPERATURES", (0.5,))
     monkeypatch.setattr(ablate, "SETS", {"fit": ("train", 20), "dev": ("dev", 4),

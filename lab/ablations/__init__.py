@@ -38,16 +38,16 @@ COMMON = ("--flow_width=128", "--flow_heads=2", "--speech_only=0")
 
 
 class Corpus(NamedTuple):
-    changes: tuple[str, ...]        # what differs from the run whose frozen parts encode it
+    changes: dict                   # settings that differ from the run whose frozen parts encode it
     steps: int                      # of a talker
     preset: str = "small"
     real: bool = False              # real clips, those of the run (train.py --data)
 
 
 CORPORA = {
-    "free": Corpus(("sentences=grid", "timing=free", "clips=3500"), 1000),
-    "open": Corpus(("clips=4000",), 1200),
-    "grid": Corpus((), 1300, "grid", real=True),
+    "free": Corpus(dict(sentences="grid", timing="free", clips=3500), 1000),
+    "open": Corpus(dict(clips=4000), 1200),
+    "grid": Corpus({}, 1300, "grid", real=True),
 }
 
 COUPLED = "--heads=lab.ablations.coupled"
