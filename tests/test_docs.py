@@ -2,6 +2,7 @@
 import re
 import shlex
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import imageio.v3 as imageio
 import pytest
@@ -63,19 +64,24 @@ NOT_HERE = {
     r"out/(joint|patch2|no_history|delay1|gesture)": "tests/test_forking.py runs it"}
 
 
-def commands() -> list[str]:
-    """Every command of README.md and docs/, once."""
-    found = []
+def commands() -> list[list[str]]:
+    """The commands of each page of README.md and docs/, every command once."""
+    seen = set()
+    pages = []
     for page in PAGES:
+        found = []
         for block in re.findall(r"```\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
             lines = block.replace("\\\n", " ").splitlines()
             found += [re.sub(" +", " ", line) for line in lines
                       if re.match(r"(python|torchrun|pip) ", line)]
-    return list(dict.fromkeys(found))
+        pages.append([line for line in dict.fromkeys(found) if line not in seen])
+        seen.update(found)
+    return pages
 
 
 def test_every_command_runs(tiny_run, tmp_path):
-    """In the order of the pages, in one folder, with what they mention beside them."""
+    """In one folder, with what they mention beside them: those of a page in its order, and two
+    pages side by side, since most of the time goes into importing PyTorch."""
     rooms = [HOME / room for room in ("lab", "paper", "engine", "english")]
     for path in (*HOME.glob("*.py"), *rooms):
         (tmp_path / path.name).symlink_to(path)
@@ -93,21 +99,26 @@ def test_every_command_runs(tiny_run, tmp_path):
     (tmp_path / "few.txt").write_text("Hello world.\nHow are you?\n")
     (tmp_path / "texts.tsv").write_text("one\t3\tHello world.\n")
 
-    ran = 0
     shutil.copytree(tiny_run, tmp_path / "out" / "small")
-    for line in commands():
-        if any(re.search(pattern, line) for pattern in NOT_HERE):
-            continue
-        for pattern, shorter in SHORTER:
-            line = re.sub(pattern, shorter, line)
-        if line.startswith("python train.py --config tiny") and "--out_dir" not in line:
-            line += " --out_dir out/small"
-        words = shlex.split(line.replace('"..."', '"Hello world"'))
-        assert words[0] == "python"
-        said = command(*words[1:], cwd=tmp_path)
-        assert "Traceback" not in said, said
-        # What it names as its output is there.
-        if "--out" in words and "--n 2" not in line:
-            assert (tmp_path / words[words.index("--out") + 1]).exists(), line
-        ran += 1
-    assert ran >= 15
+
+    def run(page: list[str]) -> int:
+        ran = 0
+        for line in page:
+            if any(re.search(pattern, line) for pattern in NOT_HERE):
+                continue
+            for pattern, shorter in SHORTER:
+                line = re.sub(pattern, shorter, line)
+            if line.startswith("python train.py --config tiny") and "--out_dir" not in line:
+                line += " --out_dir out/small"
+            words = shlex.split(line.replace('"..."', '"Hello world"'))
+            assert words[0] == "python"
+            said = command(*words[1:], cwd=tmp_path)
+            assert "Traceback" not in said, said
+            # What it names as its output is there.
+            if "--out" in words and "--n 2" not in line:
+                assert (tmp_path / words[words.index("--out") + 1]).exists(), line
+            ran += 1
+        return ran
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sum(pool.map(run, commands())) >= 15

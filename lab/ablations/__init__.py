@@ -87,6 +87,8 @@ EXPERIMENTS = [
                steps=0.48),
     Experiment("patch2", "patches of 80 ms leave less that is random inside them",
                ("--patch=2", "--stop_hits=3")),
+    Experiment("follow_patch2", "and a motion head that is given the audio gains less from it",
+               (f"{FOLLOW}:FollowHeads", "--patch=2", "--stop_hits=3"), minus="patch2"),
     Experiment("patch8", "patches of 320 ms leave more", ("--patch=8", "--stop_hits=1")),
     Experiment("no_history", "the heads need the patch before", ("--drop_history=1",)),
     Experiment("history2", "and the one before that adds nothing",
