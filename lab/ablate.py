@@ -418,10 +418,8 @@ def add_line(path: Path, row: dict, own: dict) -> None:
 def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str]) -> None:
     """Every run that RESULTS lacks, in processes of one core each."""
     for experiment in experiments:
-        # Wrong settings and classes are found before anything is trained.
-        config = train.parse_config(["--config", CORPORA[a.corpus].preset, *COMMON,
-                                     *experiment.settings, *more])
-        train.build("talker", config)
+        try_out(experiment, ["--config", CORPORA[a.corpus].preset, *COMMON, *experiment.settings,
+                             *more])
     base = a.out / a.corpus / "base"
     prepare(a.corpus, a.frozen, base, a.n)
     own = {(x.name, seed): identity(x, a.corpus, seed, base, more)
@@ -450,6 +448,24 @@ def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str
     if failed:
         raise RuntimeError(f"{failed} runs failed; the reasons are in their logs")
     print(f"results: {a.results}; python -m lab.ablate --report makes tables of them")
+    names = {row["name"] for row in read_results(a.results)
+             if row["frozen"] == truth["frozen"] and row["corpus"] == a.corpus}
+    missing = sorted({x.minus for x in experiments} - names)
+    if missing:
+        print(f"to compare them with {', '.join(missing)}, run that as well, on the same --frozen")
+
+
+def try_out(experiment: Experiment, words: list[str]) -> None:
+    """Build a talker and sample three patches from random weights, so that wrong settings, classes
+    and sampling options are found before anything is trained. words: as train.py takes them."""
+    config = train.parse_config(words)
+    talker = train.build("talker", config).eval()
+    conditions = {name: torch.zeros(1, m.condition) for name, m in talker.modalities.items()}
+    options = {name: value for name, value in experiment.sampling.items()
+               if name not in ("motion_temperature", "true_length")}
+    text = torch.ones(1, 3, dtype=torch.long)
+    for _ in talker.generate(text, text > 0, conditions, torch.zeros, 3, **options):
+        pass
 
 
 def result_path(a: argparse.Namespace, name: str, seed: int) -> Path:

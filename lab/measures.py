@@ -16,7 +16,7 @@ closures    by how many milliseconds the mouth is off about a P, B or M, which f
             mean of its absolute value
 phones      phone error rate, percent, of the decoded sound, by the audio autoencoder's CTC head
 LSE-D, LSE-C, offset    of a small SyncNet, which tells matching windows of 5 frames of audio and
-            motion latents from others; defined as SyncNet's (docs/ablations.md)
+            motion latents from others; as in Wav2Lip (arXiv 2008.10010), see lip_sync_error
 x truth, length r       length divided by the ground truth's (of the totals), and correlation with
             it over clips
 voice       percent of clips whose speaker embedding is nearest to the right speaker's of 32

@@ -19,9 +19,10 @@ DIGITS = {"sync": 4, "control": 3, "coupling": 3, "LSE-D": 3, "LSE-C": 3, "x tru
           "length r": 2, "diversity": 2, "FD audio": 2, "FD motion": 2, "A2V sync": 3,
           "V2A sync": 3}
 # The paper's table: word errors, UTMOS, FVD, Sync-C and Sync-D of the systems that these
-# experiments are in small; two branches are LTX-2's. And what stands for each of these here.
+# experiments are in small. And what stands for each of these here; of UTMOS, Sync-C and LSE-C more
+# is better.
 BESIDE_PAPER = ("phones", "FD audio", "FD motion", "LSE-C", "LSE-D")
-PAPER_COLUMNS = ("WER, %", "UTMOS, more is better", "FVD", "Sync-C", "Sync-D")
+PAPER_COLUMNS = ("WER, % (less)", "UTMOS (more)", "FVD (less)", "Sync-C (more)", "Sync-D (less)")
 PAPER = {
     "separate": (5.5, 3.46, 246, 6.33, 8.51),
     "interleaved": (5.7, 3.47, 250, 6.29, 8.55),
@@ -29,6 +30,7 @@ PAPER = {
     "delay1": (14.2, 3.15, 299, 5.78, 9.03),
     "delay3": (29.8, 3.02, 371, 5.19, 9.58),
     "dual_branch": (25.7, 2.77, 273, 4.67, 9.6)}
+PAPER_NAMES = {"dual_branch": "dual_branch; LTX-2 in the paper"}
 ORDER = ["truth", *(experiment.name for experiment in EXPERIMENTS)]
 # The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -56,9 +58,9 @@ def known_table(rows: dict[str, dict]) -> str:
 
 # ------------------------------------------------------------------------------------ statistics
 def pairs(rows: list[dict], name: str, other: str) -> list[tuple[dict, dict]]:
-    """The runs of two experiments that have the same training seed and frozen parts."""
+    """The runs of two experiments that have the same training seed."""
     def by_seed(wanted: str) -> dict:
-        return {(row["seed"], row["frozen"]): row for row in rows if row["name"] == wanted}
+        return {row["seed"]: row for row in rows if row["name"] == wanted}
     one, two = by_seed(name), by_seed(other)
     return [(one[key], two[key]) for key in sorted(one.keys() & two.keys())]
 
@@ -73,8 +75,9 @@ def clip_differences(found: list[tuple[dict, dict]], figure: str) -> np.ndarray:
 
 
 def interval(differences: np.ndarray, draws=10000) -> tuple[float, float]:
-    """(pairs, sentences) -> the 95 % interval of the mean, by a bootstrap over both axes. Few pairs
-    make it too narrow; see `student`."""
+    """(pairs, sentences) -> the 95 % interval of the mean, by a bootstrap over both axes. Where the
+    differences scatter by seeds, few pairs make it too narrow (see `student`). Where they scatter
+    in each clip for itself it is up to 1.7 times too wide, since both draws count that."""
     rng = np.random.default_rng(0)
     n, m = differences.shape
     means = []
@@ -111,7 +114,8 @@ def sign_flip(differences: np.ndarray, draws=10000) -> float:
 
 # ---------------------------------------------------------------------------------------- tables
 def names_of(rows: list[dict]) -> list[str]:
-    return [name for name in ORDER if any(row["name"] == name for row in rows)]
+    """The experiments that were run, in the order of EXPERIMENTS."""
+    return sorted({row["name"] for row in rows}, key=ORDER.index)
 
 
 def figures_table(rows: list[dict], columns: tuple[str, ...]) -> str:
@@ -141,7 +145,7 @@ def paper_table(rows: list[dict]) -> str:
         runs = [row for row in rows if row["name"] == name]
         if not runs:
             continue
-        cells = [name]
+        cells = [PAPER_NAMES.get(name, name)]
         for place, column in enumerate(BESIDE_PAPER):
             cells.append(number(np.mean([row["figures"][column] for row in runs]), column))
             cells.append(f"{published[place]:g}")
@@ -152,16 +156,17 @@ def paper_table(rows: list[dict]) -> str:
 
 def cost_table(rows: list[dict]) -> str:
     """What an experiment costs to train, and the sampling settings chosen on dev. An experiment
-    that samples the talkers of another has their cost."""
+    that samples the talkers of another has their cost. Times are medians over training seeds, since
+    single runs had a busy machine."""
     lines = []
     for name in names_of(rows):
         runs = [row for row in rows if row["name"] == name]
         if name == "truth" or "train_minutes" not in runs[0]:
             continue
         sizes = [f"{runs[0][size] / 1e6:.2f} M" for size in ("parameters", "head_parameters")]
-        sampled = np.mean([row["sample_seconds"] / row["speech_seconds"] for row in runs])
+        sampled = np.median([row["sample_seconds"] / row["speech_seconds"] for row in runs])
         lines.append([name, *sizes, str(runs[0]["steps"]), runs[0]["dtype"],
-                      f"{np.mean([row['train_minutes'] for row in runs]):.1f}", f"{sampled:.3f}",
+                      f"{np.median([row['train_minutes'] for row in runs]):.1f}", f"{sampled:.3f}",
                       f"{runs[0]['sampling']['guidance']:g}",
                       f"{runs[0]['sampling']['temperature']:g}"])
     return markdown(["", "parameters", "of the heads", "steps", "data type",
@@ -186,7 +191,7 @@ def difference_table(rows: list[dict], figure: str) -> str:
         lines.append([
             f"{name} - {other}", f"{means.mean():+.4f}", f"{(means > 0).sum()} of {len(found)}",
             f"{means.mean() - half:+.4f} to {means.mean() + half:+.4f}" if several else "",
-            f"{sign_flip(means):.3f}" if several else "", f"{low:+.4f} to {high:+.4f}",
+            f"{sign_flip(means):.4f}" if several else "", f"{low:+.4f} to {high:+.4f}",
             f"{sign_flip(differences.mean(0)):.4f}"])
     return markdown([figure, "mean", "seeds above 0", "95 %, Student's t",
                      "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
@@ -194,17 +199,23 @@ def difference_table(rows: list[dict], figure: str) -> str:
 
 def groups_of(results: list[dict]) -> dict[str, list[dict]]:
     """The rows that may be compared: of one corpus, one set of frozen parts, one set of test
-    sentences, and the same settings beside those of their experiments."""
-    own = {x.name: len(x.settings) for x in EXPERIMENTS}
+    sentences, and the same settings beside those of their experiments. ValueError for a row of no
+    experiment of today."""
+    own = {x.name: list(x.settings) for x in EXPERIMENTS}
     truth = {}
     found = {}
     for row in results:
         where = row["corpus"], row["frozen"], row["sentences"]
         if row["name"] == "truth":
             truth[where] = row
-        else:
-            further = " ".join(row["settings"][own.get(row["name"], 0):])
-            found.setdefault((*where, further), []).append(row)
+            continue
+        today = own.get(row["name"])
+        if today is None or row["settings"][:len(today)] != today:
+            raise ValueError(
+                f"a result of {row['name']}, settings {row['settings']}, is of no experiment of "
+                "lab/ablations: delete its line, or give the experiment its name and settings back")
+        further = " ".join(row["settings"][len(today):])
+        found.setdefault((*where, further), []).append(row)
     groups = {}
     for key, rows in sorted(found.items()):
         corpus, frozen, sentences, further = key
@@ -227,9 +238,11 @@ def tables(results: list[dict]) -> str:
             parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
         parts += ["What is said, and how:", figures_table(rows, QUALITY),
                   "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
-                  figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows),
-                  "The rows of the paper's table, and at the right of each figure the paper's, of "
-                  "other scales: compare the order.", paper_table(rows)]
+                  figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
+        if len(PAPER.keys() & {row["name"] for row in rows}) > 1:
+            parts += ["The rows of the paper's table, and at the right of each figure the paper's, "
+                      "of other scales (in brackets whether less or more is better): compare the "
+                      "order.", paper_table(rows)]
     return "\n\n".join(parts)
 
 

@@ -11,6 +11,16 @@ as separate ones, add its name to the first test of tests/test_ablate.py; then t
         --talker_steps=20
     python -m lab.ablate --report --results out/trial.jsonl
 
+Results are compared only with those of the same frozen parts, and these differ from machine to
+machine. So run what it is to be compared with as well, in the same folder of frozen parts:
+
+    python -m lab.ablate --corpus open --only separate NAME --seeds 0 1 2
+
+What heads have to do (heads.SeparateHeads, model.HeadInput): `loss` takes every stream of every
+patch; `sample` takes one patch, N = 1, and returns all streams that it is given, those with a
+target as they are. Before a delay has passed a stream is missing. noise(shape) is called in the
+order of the modalities, and is all that is random. With drop_history == 1 the history is zero.
+
 A finished run is known by its name, seed and settings. Where the code, the steps or the sampling of
 an experiment change, its old results stay: give it another name, or delete its folder and its lines
 of the results.
@@ -75,7 +85,7 @@ EXPERIMENTS = [
                ("--talker=lab.ablations.cascade:CascadeTalker", "--layers=2", "--motion_delay=1")),
     Experiment("dual_branch", "two diffusion transformers over the whole clip, no language model",
                ("--talker=lab.ablations.dual_branch:DualBranchTalker", "--attention_heads=6",
-                "--kv_heads=6", "--width=168"), "", dict(steps=16)),
+                "--kv_heads=6", "--width=168"), sampling=dict(steps=16)),
     Experiment("shared", "streams may share the weights of a head, as large as both",
                (f"{COUPLED}:SharedHeads", "--flow_width=180", "--flow_heads=3")),
     # At equal time: steps by the CPU seconds that each took, .30, .25 and .63.
@@ -104,24 +114,28 @@ EXPERIMENTS = [
     Experiment("no_alignment", "the alignment is needed for long sentences only",
                ("--alignment_weight=0",)),
     # Guidance and temperature are chosen for each experiment; these share one choice.
-    *(Experiment(f"{name}_same", "at the guidance and temperature of separate heads", (), name,
-                 chosen_for="separate")
+    *(Experiment(f"{name}_same", "at the guidance and temperature of separate heads",
+                 trained=name, chosen_for="separate")
       for name in ("joint", "cross", "follow", "lead", "delay1", "cascade")),
-    Experiment("separate_as_follow", "and separate heads at those of follow", (), "separate",
+    Experiment("follow_patch2_same", "at those of separate heads with patches of two frames",
+               trained="follow_patch2", chosen_for="patch2", minus="patch2"),
+    Experiment("separate_as_follow", "and separate heads at those of follow", trained="separate",
                chosen_for="follow", minus="follow"),
-    *(Experiment(f"{name}_guidance{guidance}", "guidance hides what the heads agree on", (), name,
-                 dict(guidance=float(guidance), temperature=0.3),
+    *(Experiment(f"{name}_guidance{guidance}", "guidance hides what the heads agree on",
+                 trained=name, sampling=dict(guidance=float(guidance), temperature=0.3),
                  minus="separate" if name == "separate" else f"separate_guidance{guidance}")
       for guidance in (1, 2) for name in ("separate", "joint", "follow")),
-    Experiment("dual_branch_true", "two branches fall behind by the length that they predict", (),
-               "dual_branch", dict(steps=16, true_length=True), minus="dual_branch"),
-    Experiment("steps4", "four Euler steps in place of eight are too few", (), "separate",
-               dict(steps=4)),
-    Experiment("steps16", "sixteen are no better", (), "separate", dict(steps=16)),
-    Experiment("no_zero_star", "CFG-Zero* helps", (), "separate", dict(zero_star=False)),
-    Experiment("no_sway", "sway sampling helps", (), "separate", dict(sway=0.0)),
-    Experiment("motion.3", "a motion as cold as the audio is in better sync", (), "separate",
-               dict(motion_temperature=0.3)),
-    Experiment("follow_motion.3", "also where the motion is given the audio", (), "follow",
-               dict(motion_temperature=0.3), minus="follow"),
+    Experiment("dual_branch_true", "two branches fall behind by the length that they predict",
+               trained="dual_branch", sampling=dict(steps=16, true_length=True),
+               minus="dual_branch"),
+    Experiment("steps4", "four Euler steps in place of eight are too few", trained="separate",
+               sampling=dict(steps=4)),
+    Experiment("steps16", "sixteen are no better", trained="separate", sampling=dict(steps=16)),
+    Experiment("no_zero_star", "CFG-Zero* helps", trained="separate",
+               sampling=dict(zero_star=False)),
+    Experiment("no_sway", "sway sampling helps", trained="separate", sampling=dict(sway=0.0)),
+    Experiment("motion.3", "a motion as cold as the audio is in better sync", trained="separate",
+               sampling=dict(motion_temperature=0.3)),
+    Experiment("follow_motion.3", "also where the motion is given the audio", trained="follow",
+               sampling=dict(motion_temperature=0.3), minus="follow"),
 ]

@@ -101,30 +101,36 @@ class JointHeads(SeparateHeads):
         if inputs.keys() != self.keys():
             raise ValueError(f"heads that see each other need {', '.join(self)}; there is only "
                              f"{', '.join(inputs)}")
+        guided = guidance != 1
         x = {}
         z = {}
         context = {}
         for name, given in inputs.items():
+            hidden = given.hidden[:, 0]                                       # (B, D)
             history = given.history[:, 0]                                     # (B, P, d)
+            condition = per_patch(given.condition, 1)[:, 0]                   # (B, G)
             if self[name].drop_history == 1:
                 history = torch.zeros_like(history)
             z[name] = noise(tuple(history.shape))
             x[name] = z[name] * of_stream({"temperature": temperature}, name)["temperature"]
-            # A doubled batch, the second half without hidden state.
-            hidden = given.hidden[:, 0]                                       # (B, D)
-            hidden = torch.cat((hidden, torch.zeros_like(hidden)))
-            condition = per_patch(given.condition, 1)[:, 0].repeat(2, 1)
-            context[name] = (hidden, history.repeat(2, 1, 1), condition)
+            if guided:
+                # A doubled batch, the second half without hidden state.
+                hidden = torch.cat((hidden, torch.zeros_like(hidden)))
+                history = history.repeat(2, 1, 1)
+                condition = condition.repeat(2, 1)
+            context[name] = (hidden, history, condition)
 
         t = euler_times(steps, sway, zero_star, hidden.device)
         for now, following in zip(t[:-1], t[1:]):
             for name, given in inputs.items():
                 if given.target is not None:
                     x[name] = (1 - now) * given.target[:, 0] + now * z[name]
-            doubled = {name: frames.repeat(2, 1, 1) for name, frames in x.items()}
-            found = self.velocities(doubled, now.expand(len(hidden)), context)
+            x_t = {name: frames.repeat(1 + guided, 1, 1) for name, frames in x.items()}
+            found = self.velocities(x_t, now.expand(len(hidden)), context)
             for name, v in found.items():
-                x[name] = x[name] + (following - now) * guide(*v.chunk(2), guidance, zero_star)
+                if guided:
+                    v = guide(*v.chunk(2), guidance, zero_star)
+                x[name] = x[name] + (following - now) * v
         return {name: frames[:, None] if inputs[name].target is None else inputs[name].target
                 for name, frames in x.items()}
 

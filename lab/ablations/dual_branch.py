@@ -190,10 +190,11 @@ class DualBranchTalker(nn.Module):
                 x[name] = (1 - now) * latents + now * z[name]
             rest = (text_mask, frames, conditions)
             time = now.expand(len(text))
-            c = self.velocities(x, time, states, *rest)
-            u = self.velocities(x, time, nothing, *rest)
-            x = {name: x[name] + (following - now) * guide(c[name], u[name], guidance, zero_star)
-                 for name in x}
+            v = self.velocities(x, time, states, *rest)
+            if guidance != 1:
+                u = self.velocities(x, time, nothing, *rest)
+                v = {name: guide(v[name], u[name], guidance, zero_star) for name in v}
+            x = {name: x[name] + (following - now) * v[name] for name in x}
         x = x | given
         for i in range(int(patches.max())):
             at = slice(i * self.patch, (i + 1) * self.patch)
