@@ -234,7 +234,7 @@ def tables(results: list[dict]) -> str:
     for title, rows in groups_of(results).items():
         parts += [f"### The corpus {title}", "How well sound and motion go together:",
                   figures_table(rows, COUPLING)]
-        if any(row["name"] == "separate" for row in rows):
+        if any(pairs(rows, x.name, x.minus) for x in EXPERIMENTS if x.name != x.minus):
             parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
         parts += ["What is said, and how:", figures_table(rows, QUALITY),
                   "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",

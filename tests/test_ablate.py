@@ -407,6 +407,11 @@ def test_tables_compare_what_may_be_compared():
     for old in (row("free", "delay1", 9.0, ["--motion_delay=2"]), row("free", "delay7", 9.0)):
         with pytest.raises(ValueError, match="is of no experiment"):
             report.groups_of([*rows, old])
+    # Differences are tabled where there is what an experiment is compared with.
+    assert "p, seeds" not in report.tables(rows[:1])
+    both = [row("free", name, 2.0, next(x.settings for x in EXPERIMENTS if x.name == name),
+                sync=[0.9], control=[0.5]) for name in ("patch2", "follow_patch2")]
+    assert "| follow_patch2 - patch2 " in report.tables(both)
     # Ours at the left, the paper's at the right.
     line = report.paper_table(rows[1:3]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
