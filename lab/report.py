@@ -58,9 +58,9 @@ def known_table(rows: dict[str, dict]) -> str:
 
 # ------------------------------------------------------------------------------------ statistics
 def pairs(rows: list[dict], name: str, other: str) -> list[tuple[dict, dict]]:
-    """The runs of two experiments that have the same training seed."""
+    """The runs of two experiments that have the same frozen parts and training seed."""
     def by_seed(wanted: str) -> dict:
-        return {row["seed"]: row for row in rows if row["name"] == wanted}
+        return {(row["frozen"], row["seed"]): row for row in rows if row["name"] == wanted}
     one, two = by_seed(name), by_seed(other)
     return [(one[key], two[key]) for key in sorted(one.keys() & two.keys())]
 
@@ -197,15 +197,15 @@ def difference_table(rows: list[dict], figure: str) -> str:
                      "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
-def groups_of(results: list[dict]) -> dict[str, list[dict]]:
-    """The rows that may be compared: of one corpus, one set of frozen parts, one set of test
-    sentences, and the same settings beside those of their experiments. ValueError for a row of no
-    experiment of today."""
+def groups_of(results: list[dict]) -> dict[str, dict[str, list[dict]]]:
+    """A title -> the digest of frozen parts -> the rows that may be compared as they are: of one
+    corpus and test set, and with the same settings beside those of their experiments. Below one
+    title differences may be compared. ValueError for a row of no experiment of today."""
     own = {x.name: list(x.settings) for x in EXPERIMENTS}
     truth = {}
     found = {}
     for row in results:
-        where = row["corpus"], row["frozen"], row["sentences"]
+        where = row["corpus"], row["sentences"], row["frozen"]
         if row["name"] == "truth":
             truth[where] = row
             continue
@@ -215,62 +215,72 @@ def groups_of(results: list[dict]) -> dict[str, list[dict]]:
                 f"a result of {row['name']}, settings {row['settings']}, is of no experiment of "
                 "lab/ablations: delete its line, or give the experiment its name and settings back")
         further = " ".join(row["settings"][len(today):])
-        found.setdefault((*where, further), []).append(row)
+        sets = found.setdefault((row["corpus"], row["sentences"], further), {})
+        sets.setdefault(row["frozen"], []).append(row)
     groups = {}
-    for key, rows in sorted(found.items()):
-        corpus, frozen, sentences, further = key
+    for (corpus, sentences, further), sets in sorted(found.items()):
         title = f"`{corpus}`"
         if sum(other[0] == corpus for other in found) > 1:
-            title += f", frozen parts {frozen[:6]}, {sentences} sentences"
+            title += f", {sentences} sentences"
         if further:
             title += f", {further}"
-        where = corpus, frozen, sentences
-        groups[title] = [truth[where], *rows] if where in truth else rows
+        groups[title] = {}
+        for frozen, rows in sets.items():
+            where = corpus, sentences, frozen
+            groups[title][frozen] = [truth[where], *rows] if where in truth else rows
     return groups
 
 
 def tables(results: list[dict]) -> str:
     parts = []
-    for title, rows in groups_of(results).items():
-        parts += [f"### The corpus {title}", "How well sound and motion go together:",
-                  figures_table(rows, COUPLING)]
-        if any(pairs(rows, x.name, x.minus) for x in EXPERIMENTS if x.name != x.minus):
-            parts += [difference_table(rows, figure) for figure in ("sync", "coupling")]
-        parts += ["What is said, and how:", figures_table(rows, QUALITY),
-                  "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
-                  figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
-        if len(PAPER.keys() & {row["name"] for row in rows}) > 1:
-            parts += ["The rows of the paper's table, and at the right of each figure the paper's, "
-                      "of other scales (in brackets whether less or more is better): compare the "
-                      "order.", paper_table(rows)]
+    for title, sets in groups_of(results).items():
+        parts.append(f"### The corpus {title}")
+        runs = [row for rows in sets.values() for row in rows]
+        if any(pairs(runs, x.name, x.minus) for x in EXPERIMENTS if x.name != x.minus):
+            parts += ["Differences, of runs with the same frozen parts and training seed:",
+                      *(difference_table(runs, figure) for figure in ("sync", "coupling"))]
+        for frozen, rows in sets.items():
+            if len(sets) > 1:
+                parts.append(f"#### {title}, frozen parts {frozen[:6]}")
+            parts += ["How well sound and motion go together:", figures_table(rows, COUPLING),
+                      "What is said, and how:", figures_table(rows, QUALITY),
+                      "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
+                      figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
+            if len(PAPER.keys() & {row["name"] for row in rows}) > 1:
+                parts += ["The rows of the paper's table, and at the right of each figure the "
+                          "paper's, of other scales (in brackets whether less or more is better): "
+                          "compare the order.", paper_table(rows)]
     return "\n\n".join(parts)
 
 
 # ------------------------------------------------------------------------------------------ plot
 def plot(results: list[dict], path: Path) -> None:
     """Every training seed as a dot: the sync of each experiment, where both streams are generated,
-    and where the audio is given. Talkers of others that are sampled with other options are left to
-    the tables."""
+    and where the audio is given. Each set of frozen parts has a mark of its own. Talkers of others
+    that are sampled with other options are left to the tables."""
     import matplotlib
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     groups = groups_of(results)
     left_out = [x.name for x in EXPERIMENTS if x.trained and x.sampling]
-    names = {title: [name for name in names_of(rows)[::-1] if name not in left_out]
-             for title, rows in groups.items()}
+    names = {title: [name for name in names_of(sum(sets.values(), []))[::-1]
+                     if name not in left_out]
+             for title, sets in groups.items()}
     heights = [0.8 + 0.25 * len(names[title]) for title in groups]
     figure, axes = plt.subplots(len(groups), 2, figsize=(10, sum(heights)), squeeze=False,
                                 sharey="row", height_ratios=heights)
-    for line, (title, rows) in zip(axes, groups.items()):
+    for line, (title, sets) in zip(axes, groups.items()):
         for axis, column in zip(line, ("sync", "A2V sync")):
             for place, name in enumerate(names[title]):
-                values = [row["figures"][column] for row in rows
-                          if row["name"] == name and column in row["figures"]]
-                axis.plot(values, [place] * len(values), "o", alpha=0.6, markersize=6,
-                          color=f"C{ORDER.index(name) % 10}")
-                if values:
-                    axis.plot([np.mean(values)], [place], "k|", markersize=12)
+                values = [[row["figures"][column] for row in rows
+                           if row["name"] == name and column in row["figures"]]
+                          for rows in sets.values()]
+                for mark, of_set in zip(itertools.cycle("o^sDv"), values):
+                    axis.plot(of_set, [place] * len(of_set), mark, alpha=0.6, markersize=6,
+                              color=f"C{ORDER.index(name) % 10}")
+                if any(values):
+                    axis.plot([np.mean(sum(values, []))], [place], "k|", markersize=12)
             axis.set_yticks(range(len(names[title])), names[title])
             axis.set_ylim(-0.6, len(names[title]) - 0.4)
             axis.set_xlabel(f"{column}, corpus {title.replace('`', '')}")

@@ -399,10 +399,9 @@ def test_tables_compare_what_may_be_compared():
             row("free", "delay1", 2.5, delay), row("free", "delay1", 9.0, delay, "other"),
             row("free", "delay1", 9.0, [*delay, "--layers=2"])]
     assert report.groups_of(rows) == {
-        "`free`, frozen parts f, 400 sentences": rows[1:3],
-        "`free`, frozen parts f, 400 sentences, --layers=2": [rows[1], rows[4]],
-        "`free`, frozen parts other, 400 sentences": rows[3:4],
-        "`open`": rows[:1]}
+        "`free`, 400 sentences": {"f": rows[1:3], "other": rows[3:4]},
+        "`free`, 400 sentences, --layers=2": {"f": [rows[1], rows[4]]},
+        "`open`": {"f": rows[:1]}}
     # A result of other settings than the experiment's own is not taken for another seed of it.
     for old in (row("free", "delay1", 9.0, ["--motion_delay=2"]), row("free", "delay7", 9.0)):
         with pytest.raises(ValueError, match="is of no experiment"):
@@ -412,6 +411,13 @@ def test_tables_compare_what_may_be_compared():
     both = [row("free", name, 2.0, next(x.settings for x in EXPERIMENTS if x.name == name),
                 sync=[0.9], control=[0.5]) for name in ("patch2", "follow_patch2")]
     assert "| follow_patch2 - patch2 " in report.tables(both)
+    # Only runs of the same frozen parts are paired; each set has a pair of its own.
+    elsewhere = [x | {"frozen": "other", "sync": [0.9 + 0.1 * place]}
+                 for place, x in enumerate(both)]
+    assert len(report.pairs(both + elsewhere, "follow_patch2", "patch2")) == 2
+    assert not report.pairs([both[0], elsewhere[1]], "follow_patch2", "patch2")
+    assert "follow_patch2 - patch2 | +0.0500 |        1 of 2 |" in report.tables(both + elsewhere)
+    assert "p, seeds" not in report.tables([both[0], elsewhere[1]])
     # Ours at the left, the paper's at the right.
     line = report.paper_table(rows[1:3]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
