@@ -271,12 +271,15 @@ def best_sampling(tried: list[dict]) -> dict:
     """Of those whose phone errors are within a point of the least, and of these of those whose
     lengths are off by up to 5 % (or, where none is, by no more than a point above the best of
     them), the one with the highest sync."""
+    # Without the rounding, 1.05 - 1 is more than 0.05.
+    def off(row: dict) -> float:
+        return round(abs(row["x truth"] - 1), 3)
+
     least = min(row["phones"] for row in tried)
-    readable = [row for row in tried if row["phones"] <= least + 1]
-    nearest = min(abs(row["x truth"] - 1) for row in readable)
+    readable = [row for row in tried if round(row["phones"] - least, 2) <= 1]
+    nearest = min(map(off, readable))
     allowed = 0.05 if nearest <= 0.05 else nearest + 0.01
-    return max((row for row in readable if abs(row["x truth"] - 1) <= allowed),
-               key=lambda row: row["sync"])
+    return max((row for row in readable if off(row) <= allowed), key=lambda row: row["sync"])
 
 
 def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:

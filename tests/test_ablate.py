@@ -506,6 +506,9 @@ def test_guidance_is_chosen_among_those_that_speak_well():
     rows = [row(1, 2.0, 1.12, 0.99), row(2, 2.5, 1.04, 0.97), row(3, 2.8, 0.97, 0.98),
             row(4, 3.5, 1.00, 0.99)]
     assert ablate.best_sampling(rows)["guidance"] == 3
+    # 5 % are allowed.
+    rows = [row(1, 2.0, 1.05, 0.99), row(2, 2.5, 1.01, 0.97)]
+    assert ablate.best_sampling(rows)["guidance"] == 1
     # One at the edge does not let in what is beyond it.
     rows = [row(1, 2.0, 1.055, 0.99), row(2, 2.5, 1.045, 0.97)]
     assert ablate.best_sampling(rows)["guidance"] == 2
