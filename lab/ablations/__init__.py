@@ -11,8 +11,9 @@ as separate ones, add its name to the first test of tests/test_ablate.py; then t
         --talker_steps=20
     python -m lab.ablate --report --results out/trial.jsonl
 
-Results are compared only with those of the same frozen parts, and these differ from machine to
-machine. So run what it is to be compared with as well, in the same folder of frozen parts:
+Results are compared only with those of the same frozen parts, and each kind of machine makes others
+of the same code and seed. So run what it is to be compared with as well, in the same folder of
+frozen parts:
 
     python -m lab.ablate --corpus open --only separate NAME --seeds 0 1 2
 
