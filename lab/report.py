@@ -118,19 +118,25 @@ def names_of(rows: list[dict]) -> list[str]:
     return sorted({row["name"] for row in rows}, key=ORDER.index)
 
 
+def values_of(rows: list[dict], name: str, column: str) -> list[float]:
+    """A figure of each run of an experiment. Older runs lack some."""
+    return [row["figures"][column] for row in rows
+            if row["name"] == name and column in row["figures"]]
+
+
 def figures_table(rows: list[dict], columns: tuple[str, ...]) -> str:
     """An experiment a line: means over training seeds, with their standard deviation, and with the
     number of seeds where the older of them have no such figure."""
     lines = []
     for name in names_of(rows):
-        runs = [row for row in rows if row["name"] == name]
-        cells = [name, str(len(runs)) if name != "truth" else ""]
+        runs = sum(row["name"] == name for row in rows)
+        cells = [name, str(runs) if name != "truth" else ""]
         for column in columns:
-            values = [row["figures"][column] for row in runs if column in row["figures"]]
+            values = values_of(rows, name, column)
             cell = number(np.mean(values), column) if values else ""
             if len(values) > 1:
                 cell += f" ±{number(np.std(values, ddof=1), column)}"
-            if 0 < len(values) < len(runs):
+            if 0 < len(values) < runs:
                 cell += f" ({len(values)} seeds)"
             cells.append(cell)
         if any(cells[2:]):
@@ -142,12 +148,11 @@ def paper_table(rows: list[dict]) -> str:
     """The rows of the paper's table that were run, with its figures beside these."""
     lines = []
     for name, published in PAPER.items():
-        runs = [row for row in rows if row["name"] == name]
-        if not runs:
+        if name not in names_of(rows):
             continue
         cells = [PAPER_NAMES.get(name, name)]
         for place, column in enumerate(BESIDE_PAPER):
-            cells.append(number(np.mean([row["figures"][column] for row in runs]), column))
+            cells.append(number(np.mean(values_of(rows, name, column)), column))
             cells.append(f"{published[place]:g}")
         lines.append(cells)
     header = [name for pair in zip(BESIDE_PAPER, PAPER_COLUMNS) for name in pair]
@@ -176,7 +181,7 @@ def cost_table(rows: list[dict]) -> str:
 
 def difference_table(rows: list[dict], figure: str) -> str:
     """How much higher sync or coupling are than those of another experiment, Experiment.minus. The
-    interval by Student's t and `p, seeds` are about other training seeds, the bootstrap about other
+    interval by Student's t and `p, pairs` are about other training seeds, the bootstrap about other
     seeds and sentences, and `p, sentences` about other sentences with these very talkers."""
     lines = []
     for name, other in ((x.name, x.minus) for x in EXPERIMENTS):
@@ -193,8 +198,8 @@ def difference_table(rows: list[dict], figure: str) -> str:
             f"{means.mean() - half:+.4f} to {means.mean() + half:+.4f}" if several else "",
             f"{sign_flip(means):.4f}" if several else "", f"{low:+.4f} to {high:+.4f}",
             f"{sign_flip(differences.mean(0)):.4f}"])
-    return markdown([figure, "mean", "seeds above 0", "95 %, Student's t",
-                     "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
+    return markdown([figure, "mean", "pairs above 0", "95 %, Student's t",
+                     "p, pairs", "95 %, bootstrap", "p, sentences"], lines)
 
 
 def groups_of(results: list[dict]) -> dict[str, dict[str, list[dict]]]:
@@ -235,7 +240,7 @@ def tables(results: list[dict]) -> str:
     parts = []
     for title, sets in groups_of(results).items():
         parts.append(f"### The corpus {title}")
-        runs = [row for rows in sets.values() for row in rows]
+        runs = sum(sets.values(), [])
         if any(pairs(runs, x.name, x.minus) for x in EXPERIMENTS if x.name != x.minus):
             parts += ["Differences, of runs with the same frozen parts and training seed:",
                       *(difference_table(runs, figure) for figure in ("sync", "coupling"))]
@@ -247,9 +252,8 @@ def tables(results: list[dict]) -> str:
                       "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
                       figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
             if len(PAPER.keys() & {row["name"] for row in rows}) > 1:
-                parts += ["The rows of the paper's table, and at the right of each figure the "
-                          "paper's, of other scales (in brackets whether less or more is better): "
-                          "compare the order.", paper_table(rows)]
+                parts += ["The rows of the paper's table, with its figures at the right of ours "
+                          "(in brackets which way is better), of other scales:", paper_table(rows)]
     return "\n\n".join(parts)
 
 
@@ -264,23 +268,22 @@ def plot(results: list[dict], path: Path) -> None:
 
     groups = groups_of(results)
     left_out = [x.name for x in EXPERIMENTS if x.trained and x.sampling]
-    names = {title: [name for name in names_of(sum(sets.values(), []))[::-1]
-                     if name not in left_out]
-             for title, sets in groups.items()}
+    runs = {title: sum(sets.values(), []) for title, sets in groups.items()}
+    names = {title: [name for name in names_of(rows)[::-1] if name not in left_out]
+             for title, rows in runs.items()}
     heights = [0.8 + 0.25 * len(names[title]) for title in groups]
     figure, axes = plt.subplots(len(groups), 2, figsize=(10, sum(heights)), squeeze=False,
                                 sharey="row", height_ratios=heights)
     for line, (title, sets) in zip(axes, groups.items()):
         for axis, column in zip(line, ("sync", "A2V sync")):
             for place, name in enumerate(names[title]):
-                values = [[row["figures"][column] for row in rows
-                           if row["name"] == name and column in row["figures"]]
-                          for rows in sets.values()]
-                for mark, of_set in zip(itertools.cycle("o^sDv"), values):
-                    axis.plot(of_set, [place] * len(of_set), mark, alpha=0.6, markersize=6,
+                for mark, rows in zip(itertools.cycle("o^sDv"), sets.values()):
+                    values = values_of(rows, name, column)
+                    axis.plot(values, [place] * len(values), mark, alpha=0.6, markersize=6,
                               color=f"C{ORDER.index(name) % 10}")
-                if any(values):
-                    axis.plot([np.mean(sum(values, []))], [place], "k|", markersize=12)
+                values = values_of(runs[title], name, column)
+                if values:
+                    axis.plot([np.mean(values)], [place], "k|", markersize=12)
             axis.set_yticks(range(len(names[title])), names[title])
             axis.set_ylim(-0.6, len(names[title]) - 0.4)
             axis.set_xlabel(f"{column}, corpus {title.replace('`', '')}")

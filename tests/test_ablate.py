@@ -407,7 +407,7 @@ def test_tables_compare_what_may_be_compared():
         with pytest.raises(ValueError, match="is of no experiment"):
             report.groups_of([*rows, old])
     # Differences are tabled where there is what an experiment is compared with.
-    assert "p, seeds" not in report.tables(rows[:1])
+    assert "p, pairs" not in report.tables(rows[:1])
     both = [row("free", name, 2.0, next(x.settings for x in EXPERIMENTS if x.name == name),
                 sync=[0.9], control=[0.5]) for name in ("patch2", "follow_patch2")]
     assert "| follow_patch2 - patch2 " in report.tables(both)
@@ -417,7 +417,7 @@ def test_tables_compare_what_may_be_compared():
     assert len(report.pairs(both + elsewhere, "follow_patch2", "patch2")) == 2
     assert not report.pairs([both[0], elsewhere[1]], "follow_patch2", "patch2")
     assert "follow_patch2 - patch2 | +0.0500 |        1 of 2 |" in report.tables(both + elsewhere)
-    assert "p, seeds" not in report.tables([both[0], elsewhere[1]])
+    assert "p, pairs" not in report.tables([both[0], elsewhere[1]])
     # Ours at the left, the paper's at the right.
     line = report.paper_table(rows[1:3]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
