@@ -114,6 +114,8 @@ EXPERIMENTS = [
                ("--regression_weight=0",)),
     Experiment("no_alignment", "the alignment is needed for long sentences only",
                ("--alignment_weight=0",)),
+    Experiment("head_condition", "the voice must be told to the language model too, not to the "
+               "audio head alone", ("--condition_backbone=False",)),
     # Guidance and temperature are chosen for each experiment; these share one choice.
     *(Experiment(f"{name}_same", "at the guidance and temperature of separate heads",
                  trained=name, chosen_for="separate")
