@@ -707,8 +707,8 @@ def demonstrate() -> None:
         latents = LatentSet(f"{folder}/latents")
         indices = next(BatchOrder(latents.frames, batch_size=3))
         batch = collate([latents[i] for i in indices], patch=4)
-        print(f"a batch: clips {indices} with {latents.frames[indices].tolist()} frames, "
-              f"{batch['patches'].tolist()} patches")
+        print(f"a batch: clips {indices} with {batch['frames'].tolist()} frames, "
+              f"{batch['whole'].tolist()} of them in whole patches")
         for name, value in batch.items():
             print(f"  {name:16} {tuple(value.shape)} {value.dtype}")
 

@@ -8,7 +8,10 @@ import imageio.v3 as imageio
 import pytest
 import soundfile
 
+import autoencoders
 import data
+import heads
+import model
 from engine.media import write_clip
 from tests.helpers import HOME, command
 
@@ -41,6 +44,16 @@ def test_commands_name_files_that_are_there(page):
             assert (HOME / (module.replace(".", "/") + ".py")).exists(), module
         for script in re.findall(r"python (\w+\.py)", block):
             assert (HOME / script).exists(), script
+
+
+@pytest.mark.parametrize("module, options, last", [
+    (model, {}, "parameters  "), (heads, {"steps": 2}, "data, (1500, 1, 2)"),
+    (autoencoders, {}, "pictures again  "), (data, {}, "motion_condition (3, 20)")],
+    ids=lambda x: getattr(x, "__name__", ""))
+def test_a_file_shows_its_shapes(module, options, last, capsys):
+    """`python model.py` and so on, which the README names outside of its blocks of commands."""
+    module.demonstrate(**options)
+    assert last in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------------------- the commands
