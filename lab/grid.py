@@ -15,7 +15,7 @@ import numpy as np
 
 import data
 import train
-from engine.media import run_ffmpeg, write_clip
+from engine.media import generated, run_ffmpeg, write_clip
 from engine.processes import plainly
 from model import FPS
 from sample import Job, Models
@@ -88,7 +88,8 @@ def write_mp4(cells: list, path: Path, sample_rate: int) -> None:
             frames.append(tiled(now))
     sound = np.concatenate([audio for _, audio in cells])
     side = max(256, 3 * 4 * still.shape[1])
-    write_clip(path, np.stack(frames), sound, sample_rate, side=side)
+    write_clip(path, np.stack(frames), sound, sample_rate, side=side,
+               about=f"{generated(0)} and on, each beside its ground truth")
 
 
 def write_gif(cells: list, path: Path, side=2) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import data
-from engine.media import run_ffmpeg, write_clip
+from engine.media import read_about, run_ffmpeg, write_clip
 from tests.helpers import check_clip, command
 
 RAW_CLIPS = Path(__file__).resolve().parents[2] / "shared" / "clips"
@@ -227,6 +227,7 @@ def test_real_clips_end_to_end(tmp_path):
     words = command(*train, "--data", folder, "--out_dir", out, "--crop", "8,8,240")
     assert "broken.mp4" in words
     check_clip(out / "sample.mp4")
+    assert "AI-generated" in read_about(out / "sample.mp4")
     assert "other settings" in command(*train, "--out_dir", out, fails=True)
     words = command(*train, "--data", tmp_path / "nowhere", "--out_dir", tmp_path / "o", fails=True)
     assert "no such folder" in words
