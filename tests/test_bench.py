@@ -10,6 +10,8 @@ import train
 from engine.sampling import PACKS, PackedLinear, few_patches, install, pack
 from lab import bench
 
+NO_BF16 = "this CPU has no instructions that oneDNN needs for bf16, so none is used"
+
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_bench_measures_what_it_says(tmp_path, monkeypatch, plain):
@@ -43,7 +45,7 @@ def test_bench_measures_what_it_says(tmp_path, monkeypatch, plain):
 def test_a_packed_linear_computes_the_same(shape, dtype, close):
     """In float32 to 1e-5, in bf16 to its precision, whatever the number of rows."""
     if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("this CPU has no instructions that oneDNN needs for bf16, so none is used")
+        pytest.skip(NO_BF16)
     torch.manual_seed(0)
     layer = torch.nn.Linear(512, 640)
     x = torch.randn(*shape)
@@ -55,8 +57,11 @@ def test_a_packed_linear_computes_the_same(shape, dtype, close):
 
 
 @pytest.mark.skipif(not PACKS, reason="weights are packed on x86 with oneDNN alone")
-def test_a_packed_talker_samples_the_same():
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.02)])
+def test_a_packed_talker_samples_the_same(dtype, close):
     """Wide layers are packed; narrow ones stay what they are."""
+    if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        pytest.skip(NO_BF16)
     torch.manual_seed(0)
     config = train.parse_config(
         ["--config=tiny", "--width=256", "--flow_width=256", "--mlp_width=1024"])
@@ -64,18 +69,18 @@ def test_a_packed_talker_samples_the_same():
     for p in plain.parameters():
         torch.nn.init.normal_(p, std=0.05)        # at its first values a head computes 0
     packed = copy.deepcopy(plain)
-    half = copy.deepcopy(plain)
-    assert pack(packed, torch.float32)
-    assert pack(half, torch.bfloat16)
+    assert pack(packed, dtype)
     assert sum(isinstance(m, PackedLinear) for m in packed.modules()) >= 2
-    narrow = train.build("talker", train.parse_config(["--config=small"]))
-    assert not pack(narrow, torch.float32)
 
     expected = few_patches(plain)
     scale = expected.abs().max()
     assert scale > 0.1
-    assert (few_patches(half) - expected).abs().max() < 0.02 * scale
-    assert (few_patches(packed) - expected).abs().max() < 1e-5 * scale
+    assert (few_patches(packed) - expected).abs().max() < close * scale
     # `install` meets weights that are packed already.
-    assert install(packed, torch.float32)
-    assert (few_patches(packed) - expected).abs().max() < 1e-5 * scale
+    assert install(packed, dtype)
+    assert (few_patches(packed) - expected).abs().max() < close * scale
+
+
+def test_narrow_layers_are_not_packed():
+    narrow = train.build("talker", train.parse_config(["--config=small"]))
+    assert not pack(narrow, torch.float32)
