@@ -393,8 +393,8 @@ class ClipStore:
     (samples of all,) and, if the source has tracks, tracks.f32 (frames of all, number of tracks).
     They are memory-mapped, so that memory stays bounded however many clips there are.
 
-    Attributes: frames, (n,) lengths. skipped: the broken clips, one line each. places: number of a
-    clip in its source -> its number in here. size, sample_rate, key: those of the source.
+    Attributes: frames, (n,) lengths. skipped: the broken clips, one line each. number_here: number
+    of a clip in its source -> its number in here. size, sample_rate, key: those of the source.
     """
 
     def __init__(self, folder: Path | str):

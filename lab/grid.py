@@ -21,7 +21,7 @@ from model import FPS
 from sample import Job, Models
 
 
-# What a person would write. The first three are spoken in the picture of the README.
+# What a person would write. All are spoken in the picture of the README.
 SENTENCES = (
     "Hello world, this is nano talker.",
     "One model speaks and moves its face.",

@@ -57,10 +57,10 @@ def test_a_file_shows_its_shapes(module, options, last, capsys):
 
 
 # ---------------------------------------------------------------------------------- the commands
-# What a command is made of here, so that it takes seconds. DIR and the like are a folder of clips.
+# What a command is made of here, so that it takes seconds. CLIPS and GRID_S1 are folders of clips.
 SHORTER = [
     (r"--config (small|grid)", "--config tiny"), (r"--n (100|320)\b", "--n 3"), (r"--n 8", "--n 2"),
-    (r"--out - \| ffplay -", "--out stream.mp4 "), (r"\bDIR\b", "clips"),
+    (r"--out - \| ffplay -", "--out stream.mp4 "), (r"\bCLIPS\b", "clips"),
     (r"GRID_S1 --crop 32,48,108", "clips --crop 32,48,208"), (r"english/everyday.txt", "few.txt"),
     (r"--n 10000 1000000", "--n 30 --batches 2"), (r"\s#.*", "")]
 # Commands that are not run here, and why.
