@@ -159,13 +159,19 @@ def prepare_machine(device: torch.device, threads: int | None = None) -> torch.d
         return torch.bfloat16
     keep_freed_memory()
 
-    # The fastest of up to ten products in each dtype.
+    # Without bf16 instructions a product in bf16 takes tens of times as long as in float32. Small
+    # ones tell that in no time.
+    small = {dtype: min(time_product(dtype, 256) for _ in range(4))
+             for dtype in (torch.float32, torch.bfloat16)}
+    if small[torch.bfloat16] > 8 * small[torch.float32]:
+        return torch.float32
+
+    # Otherwise the fastest of up to ten products in each dtype.
     float32 = math.inf
     bfloat16 = math.inf
     for turn in range(10):
         float32 = min(float32, time_product(torch.float32))
         bfloat16 = min(bfloat16, time_product(torch.bfloat16))
-        # Without bf16 instructions a product takes a third of a second: two turns are enough.
         if turn and bfloat16 > float32:
             break
     # Products are not all of the work: at a ratio of 2.1, training is 1.7 times as fast in bf16.
@@ -183,9 +189,9 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
-def time_product(dtype: torch.dtype) -> float:
-    """Seconds that a product of two 768 x 768 matrices takes."""
-    x = torch.randn(768, 768).to(dtype)
+def time_product(dtype: torch.dtype, side=768) -> float:
+    """Seconds that a product of two matrices, side x side, takes."""
+    x = torch.randn(side, side).to(dtype)
     start = time.perf_counter()
     x @ x
     return time.perf_counter() - start

@@ -87,7 +87,7 @@ def write_mp4(cells: list, path: Path, sample_rate: int) -> None:
             now[i][:, [0, -1]] = 255
             frames.append(tiled(now))
     sound = np.concatenate([audio for _, audio in cells])
-    side = max(256, 3 * 4 * still.shape[1])
+    side = max(256, 2 * min(frames[0].shape[:2]))          # twice as large, or more
     write_clip(path, np.stack(frames), sound, sample_rate, side=side,
                about=f"{generated(0)} and on, each beside its ground truth")
 

@@ -5,6 +5,7 @@ import io
 import json
 import pickle
 import re
+import shutil
 import struct
 import sys
 import tarfile
@@ -243,48 +244,7 @@ def test_fine_tuning_begins_at_the_released_models_loss(tmp_path, monkeypatch):
         weights.start_from(train.build("talker", wider), str(tmp_path))
 
 
-def test_a_run_on_released_autoencoders(tmp_path):
-    """--frozen: nothing is trained but speaker encoder and talker, and the run's folder stays
-    small. A file that has changed, is gone, or has other sizes is named."""
-    released = tmp_path / "released"
-    released.mkdir()
-    write_released(released)
-    run = tmp_path / "run"
-    words = ["--config", "tiny", "--autoencoders=paper", f"--frozen={released}", "--clips=6",
-             "--autoencoder_clips=4", "--sample_rate=24000", "--audio_latent=6",
-             "--alignment_weight=0", "--talker_steps=2", f"--out_dir={run}"]
-    with pytest.raises(ValueError, match="needs --motion_size=5$"):
-        frozen.check_parts(train.parse_config([*words, "--motion_size=6"]))
-    assert "Finished" in command("train.py", *words, "--motion_size=5")
-    assert (run / "audio.pt").stat().st_size < 10000
-    stages = {json.loads(line)["stage"] for line in (run / "log.jsonl").read_text().splitlines()}
-    assert stages == {"speaker", "talker"}
-
-    # The latents are those of the released weights, of sound that was stored in 16 bits.
-    theirs = frozen.build_part("audio", released)
-    clip = train.corpus(train.run_config(run))[0]
-    latents = data.LatentSet(run / "latents")[0]["audio"]
-    with torch.inference_mode():
-        assert error(latents, theirs.encode(torch.from_numpy(clip.audio)[None])[0]) < 1e-3
-
-    # A file changes, though not in size; then there are two of it, then none.
-    mean = np.load(released / "motion_mean.npy")
-    np.save(released / "motion_mean.npy", mean + 1)
-    with pytest.raises(ValueError, match="motion_mean.npy is not the file that this run was made"):
-        train.load_model(run, "motion")
-    np.save(released / "motion_mean.npy", mean)
-    assert train.load_model(run, "motion") is not None
-    (released / "more").mkdir()
-    np.save(released / "more" / "motion_mean.npy", mean)
-    with pytest.raises(ValueError, match="more than one motion_mean.npy"):
-        frozen.files_of("motion", released)
-    (released / "lia-x.pt").unlink()
-    with pytest.raises(FileNotFoundError, match="lia-x.pt is not there"):
-        train.load_model(run, "motion")
-    with pytest.raises(FileNotFoundError, match=r"holds no lia-x\*.pt; .* published"):
-        frozen.files_of("motion", released)
-
-
+# What the released speaker model is in these tests: its code is another's.
 SPEAKER_MODEL = """
 import torch
 
@@ -302,49 +262,101 @@ class Mean(torch.nn.Module):
 """
 
 
-def test_voices_by_the_released_speaker_model(tmp_path, monkeypatch):
-    """--wavlm: no speaker encoder is trained, and voices are what the released model hears in them,
-    at 16 kHz. Its code is another's, of which a stand-in is made here."""
-    write_released(tmp_path / "released")
-    package = tmp_path / "code" / "speaker_verification"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run on released autoencoders, with voices by the released speaker model. Attributes: home,
+    where all its files are; released, run; words, its command; checkpoint, of the speaker model,
+    and weight, what it holds."""
+    home = tmp_path_factory.mktemp("made")
+    write_released(home / "released")
+    package = home / "code" / "speaker_verification"
     package.mkdir(parents=True)
     (package / "verification.py").write_text(SPEAKER_MODEL)
-    checkpoint = tmp_path / "wavlm.pt"
     weight = {"out.weight": torch.randn(8, 3), "out.bias": torch.randn(8)}
-    torch.save({"model": weight}, checkpoint)
-    run = tmp_path / "run"
-    words = ["--config", "tiny", "--autoencoders=paper", f"--frozen={tmp_path / 'released'}",
+    torch.save({"model": weight}, home / "wavlm.pt")
+    words = ["--config", "tiny", "--autoencoders=paper", f"--frozen={home / 'released'}",
              "--clips=6", "--autoencoder_clips=4", "--sample_rate=24000", "--audio_latent=6",
-             "--motion_size=5", "--alignment_weight=0", "--talker_steps=2", f"--out_dir={run}",
-             "--voice_statistics=0"]
-    config = train.parse_config([*words, f"--wavlm={checkpoint}"])
-    with pytest.raises(RuntimeError, match="needs the folder speaker_verification"):
-        frozen.check_parts(config)
-    with pytest.raises(FileNotFoundError, match="there is no such file"):
-        frozen.check_parts(train.parse_config([*words, "--wavlm=nowhere.pt"]))
-    with pytest.raises(ValueError, match="--wavlm goes with --frozen"):
-        train.parse_config(["--config=paper", "--wavlm=a.pt"])
+             "--motion_size=5", "--alignment_weight=0", "--talker_steps=2",
+             f"--out_dir={home / 'run'}", "--voice_statistics=0"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(package.parent))
+        patch.syspath_prepend(package.parent)
+        assert "Finished" in command("train.py", *words, f"--wavlm={home / 'wavlm.pt'}")
+        yield SimpleNamespace(home=home, released=home / "released", run=home / "run", words=words,
+                              checkpoint=home / "wavlm.pt", weight=weight)
 
-    wrong = tmp_path / "other.pt"
-    torch.save({"model": {"encoder.weight": torch.ones(2)}}, wrong)
-    monkeypatch.syspath_prepend(package.parent)
-    with pytest.raises(ValueError, match="other.pt is not the speaker model.*lacks 2 of"):
-        frozen.check_parts(train.parse_config([*words, f"--wavlm={wrong}"]))
-    monkeypatch.setenv("PYTHONPATH", str(package.parent))
-    with pytest.raises(ValueError, match="wavlm.pt needs --speaker_size=8$"):
-        frozen.check_parts(train.parse_config([*words, f"--wavlm={checkpoint}",
-                                               "--speaker_size=6"]))
-    assert "Finished" in command("train.py", *words, f"--wavlm={checkpoint}")
-    stages = {json.loads(line)["stage"] for line in (run / "log.jsonl").read_text().splitlines()}
-    assert stages == {"talker"}
+
+def test_a_run_on_released_autoencoders(made):
+    """--frozen: of autoencoders nothing is trained, and the run's folder stays small. A file that
+    has changed, is gone, or has other sizes is named."""
+    released, run = made.released, made.run
+    with pytest.raises(ValueError, match="needs --motion_size=5$"):
+        frozen.check_parts(train.parse_config(
+            [*made.words, "--motion_size=6", f"--out_dir={made.home / 'other'}"]))
+    assert (run / "audio.pt").stat().st_size < 10000
+
+    # The latents are those of the released weights, of sound that was stored in 16 bits.
+    theirs = frozen.build_part("audio", released)
     clip = train.corpus(train.run_config(run))[0]
-    found = data.LatentSet(run / "latents")[0]["audio_condition"]
+    latents = data.LatentSet(run / "latents")[0]["audio"]
+    with torch.inference_mode():
+        assert error(latents, theirs.encode(torch.from_numpy(clip.audio)[None])[0]) < 1e-3
+
+    # A file changes, though not in size; then there are two of it, then another one is gone.
+    mean = np.load(released / "motion_mean.npy")
+    np.save(released / "motion_mean.npy", mean + 1)
+    with pytest.raises(ValueError, match="motion_mean.npy is not the file that this run was made"):
+        train.load_model(run, "motion")
+    np.save(released / "motion_mean.npy", mean)
+    assert train.load_model(run, "motion") is not None
+    (released / "more").mkdir()
+    np.save(released / "more" / "motion_mean.npy", mean)
+    with pytest.raises(ValueError, match="more than one motion_mean.npy"):
+        frozen.files_of("motion", released)
+    shutil.rmtree(released / "more")
+    (released / "lia-x.pt").rename(released / "away")
+    with pytest.raises(FileNotFoundError, match="lia-x.pt is not there"):
+        train.load_model(run, "motion")
+    with pytest.raises(FileNotFoundError, match=r"holds no lia-x\*.pt; .* published"):
+        frozen.files_of("motion", released)
+    (released / "away").rename(released / "lia-x.pt")
+
+
+def test_voices_by_the_released_speaker_model(made):
+    """--wavlm: no speaker encoder is trained, and voices are what the released model hears in them,
+    at 16 kHz."""
+    stages = {json.loads(line)["stage"]
+              for line in (made.run / "log.jsonl").read_text().splitlines()}
+    assert stages == {"talker"}
+    clip = train.corpus(train.run_config(made.run))[0]
+    found = data.LatentSet(made.run / "latents")[0]["audio_condition"]
     wave = torch.from_numpy(clip.audio)
     heard = torch.stack((wave.mean(), wave.std(), wave.abs().max()))
-    expected = weight["out.weight"] @ heard + weight["out.bias"]
+    expected = made.weight["out.weight"] @ heard + made.weight["out.bias"]
     assert error(found, expected) < 0.1
-    command("sample.py", "--ckpt", run, "--text", "bin blue", "--speaker", "1", "--out",
-            tmp_path / "a.mp4")
+    command("sample.py", "--ckpt", made.run, "--text", "bin blue", "--speaker", "1", "--out",
+            made.home / "a.mp4")
+
+
+def test_what_wavlm_needs_is_said(made, monkeypatch):
+    def check(*words):
+        frozen.check_parts(train.parse_config(
+            [*made.words, *words, f"--out_dir={made.home / 'other'}"]))
+
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        check("--wavlm=nowhere.pt")
+    with pytest.raises(ValueError, match="--wavlm goes with --frozen"):
+        train.parse_config(["--config=paper", "--wavlm=a.pt"])
+    wrong = made.home / "other.pt"
+    torch.save({"model": {"encoder.weight": torch.ones(2)}}, wrong)
+    with pytest.raises(ValueError, match="other.pt is not the speaker model.*lacks 2 of"):
+        check(f"--wavlm={wrong}")
+    with pytest.raises(ValueError, match="wavlm.pt needs --speaker_size=8$"):
+        check(f"--wavlm={made.checkpoint}", "--speaker_size=6")
+    for name in ("speaker_verification", "speaker_verification.verification"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(RuntimeError, match="needs the folder speaker_verification"):
+        check(f"--wavlm={made.checkpoint}")
 
 
 # --------------------------------------------------------------- the layout of the published data
@@ -534,7 +546,9 @@ def test_a_run_on_published_data(tmp_path):
     # The statistics are those of the released files: mean 0, deviation 1.
     assert torch.equal(latents[0]["motion"], theirs)
     assert torch.equal(latents[0]["motion_condition"], theirs[0])
-    assert Path(tmp_path / "run" / "talker.pt").exists()
+    # Without --wavlm the speaker encoder is trained, and no autoencoder is.
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert {json.loads(line)["stage"] for line in lines} == {"speaker", "talker"}
 
 
 def test_speech_without_video(tmp_path):

@@ -23,11 +23,10 @@ TEXT = "bin blue at f two now"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def run(tiny_run, tmp_path_factory):
     """A run of `tiny` whose weights are random everywhere, so that a sample depends on all that it
     should depend on."""
-    out = tmp_path_factory.mktemp("run")
-    command("train.py", "--config", "tiny", "--sentences", "open", "--out_dir", out)
+    out = shutil.copytree(tiny_run, tmp_path_factory.mktemp("run") / "out")
     torch.manual_seed(0)
     state = load_checkpoint(out, "talker")
     talker = randomise(train.load_model(out, "talker"))
@@ -118,7 +117,7 @@ def test_heads_see_a_given_patch():
 def test_several_clips_give_a_voice(models):
     """A speaker that was in training is given by 8 utterances, an unseen one by one; the face is
     the first clip's."""
-    corpus = data.SyntheticCorpus("test", 3)
+    corpus = data.SyntheticCorpus("test", 3, sentences="grid")
     assert [len(corpus.references(number)) for number in (3, 300)] == [8, 1]
     clips = corpus.references(3)
     assert len({clip.text for clip in clips}) > 4 and {clip.speaker for clip in clips} == {3}
