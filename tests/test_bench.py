@@ -16,14 +16,15 @@ NO_BF16 = "this CPU has no instructions that oneDNN needs for bf16, so none is u
 @pytest.mark.parametrize("plain", [False, True])
 def test_bench_measures_what_it_says(tmp_path, monkeypatch, plain):
     figures = tmp_path / "figures.json"
-    arguments = ["bench", "train", "sample", "autoencoders", "--config=tiny", "--json",
-                 str(figures)]
+    arguments = ["bench", "train", "sample", "--config=tiny", "--json", str(figures)]
     if plain:
         def must_not_be_called(*given):
             raise AssertionError("--plain installs nothing")
         monkeypatch.setattr(bench.kernels, "install", must_not_be_called)
         monkeypatch.setattr(bench.sampling, "install", must_not_be_called)
         arguments.append("--plain")
+    else:
+        arguments.insert(1, "autoencoders")
     monkeypatch.setattr(sys, "argv", arguments)
     bench.main()
 
@@ -36,7 +37,7 @@ def test_bench_measures_what_it_says(tmp_path, monkeypatch, plain):
     assert rows[32, 2.0]["cache MB"] == 32 * rows[1, 1.0]["cache MB"] > 0
     # A batch shares the weights.
     assert rows[32, 2.0]["real-time factor"] < rows[1, 2.0]["real-time factor"]
-    assert all(speed > 0 for speed in found["autoencoders"].values())
+    assert plain or all(speed > 0 for speed in found["autoencoders"].values())
 
 
 @pytest.mark.skipif(not PACKS, reason="weights are packed on x86 with oneDNN alone")

@@ -546,6 +546,7 @@ def test_a_run_on_published_data(tmp_path):
     # The statistics are those of the released files: mean 0, deviation 1.
     assert torch.equal(latents[0]["motion"], theirs)
     assert torch.equal(latents[0]["motion_condition"], theirs[0])
+    assert (tmp_path / "run" / "talker.pt").exists()
     # Without --wavlm the speaker encoder is trained, and no autoencoder is.
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert {json.loads(line)["stage"] for line in lines} == {"speaker", "talker"}
@@ -563,7 +564,8 @@ def test_speech_without_video(tmp_path):
     (tmp_path / "4.json").write_text("[]")
     (tmp_path / "list.txt").write_text("\n".join([*names, "nowhere.wav"]) + "\n")
     run = tmp_path / "run"
-    words = ["--config", "tiny", "--clips=8", "--autoencoder_clips=4", "--speech_only=0",
+    words = ["--config", "tiny", "--sentences=open", "--clips=8", "--autoencoder_clips=4",
+             "--speech_only=0",
              f"--speech={tmp_path / 'list.txt'}", f"--out_dir={run}"]
     said = command("train.py", *words)
     for name, reason in (("5.json", "it is not there"), ("4.json", 'it is not {"text": ...}'),
