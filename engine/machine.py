@@ -159,14 +159,10 @@ def prepare_machine(device: torch.device, threads: int | None = None) -> torch.d
         return torch.bfloat16
     keep_freed_memory()
 
-    # Without bf16 instructions a product in bf16 takes tens of times as long as in float32. Small
-    # ones tell that in no time.
-    small = {dtype: min(time_product(dtype, 256) for _ in range(4))
-             for dtype in (torch.float32, torch.bfloat16)}
-    if small[torch.bfloat16] > 8 * small[torch.float32]:
+    if slow_in_bf16():
         return torch.float32
 
-    # Otherwise the fastest of up to ten products in each dtype.
+    # The fastest of up to ten products in each dtype.
     float32 = math.inf
     bfloat16 = math.inf
     for turn in range(10):
@@ -187,6 +183,14 @@ def keep_freed_memory() -> None:
     if hasattr(libc, "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def slow_in_bf16() -> bool:
+    """Whether this CPU has no instructions for bf16. A product in it then takes tens of times as
+    long as in float32, and small ones tell that in no time."""
+    float32, bfloat16 = (min(time_product(dtype, 256) for _ in range(4))
+                         for dtype in (torch.float32, torch.bfloat16))
+    return bfloat16 > 8 * float32
 
 
 def time_product(dtype: torch.dtype, side=768) -> float:

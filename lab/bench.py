@@ -35,7 +35,7 @@ import types
 from pathlib import Path
 from typing import Callable
 
-from engine.machine import pick_device, prepare_machine, time_product    # before torch
+from engine.machine import pick_device, prepare_machine, slow_in_bf16    # before torch
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
@@ -85,7 +85,7 @@ def peak(device: torch.device, side=2048, count=4) -> dict[str, float]:
     functions = {}
     operations = {}
     for dtype in (torch.float32, torch.bfloat16):
-        slow = device.type == "cpu" and min(time_product(dtype) for _ in range(2)) > 0.2
+        slow = device.type == "cpu" and dtype == torch.bfloat16 and slow_in_bf16()
         n, times = (512, 1) if slow else (side, count)
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
         functions[dtype_name(dtype)] = functools.partial(multiply, a, b, times)

@@ -286,13 +286,18 @@ def made(tmp_path_factory):
                               checkpoint=home / "wavlm.pt", weight=weight)
 
 
+def check_another(made, *words) -> None:
+    """frozen.check_parts for a run of the same command and these words, in another folder."""
+    frozen.check_parts(train.parse_config(
+        [*made.words, *words, f"--out_dir={made.home / 'other'}"]))
+
+
 def test_a_run_on_released_autoencoders(made):
     """--frozen: of autoencoders nothing is trained, and the run's folder stays small. A file that
     has changed, is gone, or has other sizes is named."""
     released, run = made.released, made.run
     with pytest.raises(ValueError, match="needs --motion_size=5$"):
-        frozen.check_parts(train.parse_config(
-            [*made.words, "--motion_size=6", f"--out_dir={made.home / 'other'}"]))
+        check_another(made, "--motion_size=6")
     assert (run / "audio.pt").stat().st_size < 10000
 
     # The latents are those of the released weights, of sound that was stored in 16 bits.
@@ -339,24 +344,20 @@ def test_voices_by_the_released_speaker_model(made):
 
 
 def test_what_wavlm_needs_is_said(made, monkeypatch):
-    def check(*words):
-        frozen.check_parts(train.parse_config(
-            [*made.words, *words, f"--out_dir={made.home / 'other'}"]))
-
     with pytest.raises(FileNotFoundError, match="there is no such file"):
-        check("--wavlm=nowhere.pt")
+        check_another(made, "--wavlm=nowhere.pt")
     with pytest.raises(ValueError, match="--wavlm goes with --frozen"):
         train.parse_config(["--config=paper", "--wavlm=a.pt"])
     wrong = made.home / "other.pt"
     torch.save({"model": {"encoder.weight": torch.ones(2)}}, wrong)
     with pytest.raises(ValueError, match="other.pt is not the speaker model.*lacks 2 of"):
-        check(f"--wavlm={wrong}")
+        check_another(made, f"--wavlm={wrong}")
     with pytest.raises(ValueError, match="wavlm.pt needs --speaker_size=8$"):
-        check(f"--wavlm={made.checkpoint}", "--speaker_size=6")
+        check_another(made, f"--wavlm={made.checkpoint}", "--speaker_size=6")
     for name in ("speaker_verification", "speaker_verification.verification"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RuntimeError, match="needs the folder speaker_verification"):
-        check(f"--wavlm={made.checkpoint}")
+        check_another(made, f"--wavlm={made.checkpoint}")
 
 
 # --------------------------------------------------------------- the layout of the published data
@@ -565,8 +566,7 @@ def test_speech_without_video(tmp_path):
     (tmp_path / "list.txt").write_text("\n".join([*names, "nowhere.wav"]) + "\n")
     run = tmp_path / "run"
     words = ["--config", "tiny", "--sentences=open", "--clips=8", "--autoencoder_clips=4",
-             "--speech_only=0",
-             f"--speech={tmp_path / 'list.txt'}", f"--out_dir={run}"]
+             "--speech_only=0", f"--speech={tmp_path / 'list.txt'}", f"--out_dir={run}"]
     said = command("train.py", *words)
     for name, reason in (("5.json", "it is not there"), ("4.json", 'it is not {"text": ...}'),
                          ("nowhere.wav", "it is not there")):
