@@ -12,7 +12,7 @@ training; they are in paper/autoencoders.py, behind the same interface.
 |--------------------------------------|-----------------------------------------------------------|
 | Whisper large-v3 encoder, frozen     | WhisperEncoder: the same architecture, small, trained     |
 |                                      | with a CTC loss on the text, and with nothing else        |
-| DAC's convolutions on the waveform   | ConvNeXt blocks on the log spectrum, at 50, then 25 Hz    |
+| DAC's convolutions on the waveform   | ConvNeXt blocks on the log spectrum at 50 Hz              |
 | DAC's transposed convolutions        | ConvNeXt blocks at 25, then 100 Hz, and an inverse STFT   |
 | adversarial, feature-matching losses | none: spectral losses at two resolutions                  |
 | LIA-X at 512 x 512, 40 directions    | the same idea at 64 or 96, 20 or 40 directions            |
@@ -88,9 +88,9 @@ class Standardize(nn.Module):
 
     @torch.no_grad()
     def fit_statistics(self, latents: Tensor) -> None:
-        """Fit mean and deviation to latents (n, d), as `forward` returned them."""
-        self.mean += latents.mean(0) * self.deviation
-        self.deviation *= latents.std(0).clamp(min=1e-4)
+        """Set mean and deviation to those of latents (n, d), as they are before `forward`."""
+        self.mean.copy_(latents.mean(0))
+        self.deviation.copy_(latents.std(0).clamp(min=1e-4))
 
 
 class ConvNeXt(nn.Module):
@@ -304,8 +304,8 @@ class AudioVAE(nn.Module):
 
     def fit_statistics(self, waves) -> None:
         """Fit the standardization to the latents of clips, each (n,)."""
-        latents = [self.encode(wave[None])[0] for wave in waves]
-        self.standardize.fit_statistics(torch.cat(latents))
+        latents = torch.cat([self.encode(wave[None])[0] for wave in waves])   # (n, d)
+        self.standardize.fit_statistics(self.standardize.inverse(latents))
 
     # ---- decoder
     def decode(self, latents: Tensor, speaker: Tensor) -> Tensor:
@@ -544,7 +544,7 @@ class MotionAutoencoder(nn.Module):
 
     def fit_statistics(self, clips) -> None:
         """Fit the standardization to poses and motions of clips, each (T, 3, S, S)."""
-        poses = [self.pose(pictures) for pictures in clips]
+        poses = [self.standardize.inverse(self.pose(pictures)) for pictures in clips]
         self.standardize.fit_statistics(torch.cat(poses))
         poses = [self.standardize(x) for x in poses]
         self.standardize_change.fit_statistics(torch.cat([x - x[:1] for x in poses]))

@@ -90,8 +90,8 @@ CHARACTERS = ("<pad>", "<unknown>", *" abcdefghijklmnopqrstuvwxyz0123456789'.,?!
 def encode_characters(text: str) -> list[int]:
     """Text -> ids, one per character, none of them 0 (padding).
 
-    Accents are folded, case, repeated spaces and what is invisible are dropped; what else is not in
-    CHARACTERS becomes 1. ValueError if no letter or digit is left."""
+    Accents, case, repeated spaces and invisible characters are removed. Any other character that is
+    not in CHARACTERS becomes 1. ValueError if no letter or digit is left."""
     ids = [CHARACTERS.index(mark) if mark in CHARACTERS else 1 for mark in small(text)]
     if not any(CHARACTERS[i].isalnum() for i in ids):
         raise ValueError(
@@ -135,7 +135,7 @@ def pad_text(ids: list[list[int]]) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------- the synthetic corpus
 class SyntheticCorpus:
     """Random sentences, spoken by cartoon speakers. Clip i is made when it is asked for, and
-    depends on seed, split, i, speakers, sentences and timing alone.
+    depends on i and on the arguments below, n excepted.
 
     Args:
         split: train, dev or test. Some words are in the sentences of one of them only.
@@ -270,8 +270,8 @@ class ClipFolder:
                  without: Path | str | None = None):
         check_split(split, (*SPLITS, "all"))
         if size < 16 or sample_rate < 8000 or sample_rate % (4 * FPS):
-            raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS}; "
-                             f"got {size} and {sample_rate}")
+            raise ValueError(f"size must be at least 16 and sample_rate a multiple of {4 * FPS} "
+                             f"from 8000 on; got {size} and {sample_rate}")
         if crop and (len(crop) not in (3, 4) or min(crop[:3]) < 0 or crop[2] < 2):
             raise ValueError("crop must be three numbers, x, y and side, in pixels of the source; "
                              f"got {crop}")

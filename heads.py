@@ -246,7 +246,7 @@ class SeparateHeads(nn.ModuleDict):
 
     Args:
         modalities: name -> Modality. hidden_width: D. width, layers, attention_heads: of each head.
-        patch: frames per patch (separate heads take any number; another class may need it).
+        patch: frames per patch. Only with hidden_per_frame do separate heads depend on it.
         repeats: draws of timestep and noise per patch and training step (the release: 2).
         drop_hidden, drop_history: see FlowHead.
         hidden_per_frame: whether each noisy frame gets the hidden state, see FlowHead.

@@ -142,7 +142,7 @@ def turn_by_place(tables: tuple[Tensor, Tensor], places: Tensor) -> tuple[Tensor
 def attention(q: Tensor, k: Tensor, v: Tensor, causal=False, valid: Tensor | None = None,
               fused: bool | None = None) -> Tensor:
     """Scaled dot-product attention. The backbone, the patch encoders, the flow-matching heads and
-    the autoencoders all call this one function.
+    the encoder of speech in autoencoders.py all call this one function.
 
     Args:
         q: queries (B, H, L, head_dim).
@@ -420,7 +420,8 @@ class Alignment(nn.Module):
     end of a long text as it does at the beginning. Without places a Talker that trains for minutes
     gets lost in long sentences (docs/paper.md).
 
-    The first patch is an exception: the position that predicts it is that of the last symbol.
+    The first patch is an exception: the last symbol of the text predicts it, whose place is its own
+    and not 0.
 
     In training the places of patches come from a forced alignment, which was made once for each
     clip from the CTC scores of the audio autoencoder (see train.latent_item). In generation this
@@ -560,9 +561,9 @@ class Talker(nn.Module):
         B, P = len(text), self.patch
         everywhere = torch.ones(B, dtype=torch.bool, device=text.device)
         present = {name: everywhere for name in self.modalities} | (present or {})
-        # A Talker of one stream has no speech-only samples: nothing is missing in any.
-        speech_only = ~torch.stack([present[n] for n in self.modalities if n != self.leader] or
-                                   [everywhere]).any(0)                       # (B,)
+        # Speech-only samples have the leading stream alone. A Talker of one stream has none.
+        others = [present[name] for name in self.modalities if name != self.leader]
+        speech_only = ~torch.stack(others or [everywhere]).any(0)             # (B,)
 
         # A sample ends where the last of its streams does; a delayed stream ends later.
         positions = torch.stack([(-(-frames[name] // P) + m.delay) * present[name]
@@ -589,22 +590,25 @@ class Talker(nn.Module):
                 encoded = torch.where(present[name][:, None, None], encoded, absent)
             token = token + encoded
 
-            # What the head learns from: each patch, with the one before it as its history.
+            # What the head learns from: each patch, with the one before it as its history. The
+            # hidden states follow below.
             history = F.pad(clean[:, :-1], (0, 0, 0, 0, 1, 0))                # (B, N, P, d)
             mask = has_frame.any(-1) & present[name][:, None]                 # (B, N)
-            inputs[name] = (history, conditions[name], clean, mask)
+            inputs[name] = HeadInput(None, history, conditions[name], clean, mask)
 
         # Text and patches pass the backbone as one sequence. The last text position predicts
         # patch 0, so what stands before it is cut off.
         x, valid, places = self.prefix(text, text_mask, speech_only, conditions[self.leader])
         before = x.shape[1] - 1
         x = torch.cat((x, token), 1)                                          # (B, L + N, D)
+        # What comes after the end of a sample needs no mask: no earlier position sees it.
         valid = F.pad(valid, (0, N - 1), value=True)                          # (B, L + N)
         if self.alignment is not None:
             ends = self.patch_ends(spoken, frames[self.leader], N)            # (B, N)
             places = torch.cat((places, ends[:, :-1]), 1)                     # (B, L + N)
         hidden = self.backbone(x, valid, None, places)[:, before:]             # (B, N, D)
-        return hidden, {n: HeadInput(hidden, *rest) for n, rest in inputs.items()}, positions
+        inputs = {name: x._replace(hidden=hidden) for name, x in inputs.items()}
+        return hidden, inputs, positions
 
     def forward(self, text, text_mask, latents, frames, conditions, present=None,
                 generator=None, spoken=None) -> tuple[Tensor, dict]:
@@ -626,9 +630,9 @@ class Talker(nn.Module):
         total = sum(m.weight * losses[name] for name, m in self.modalities.items())
 
         # Stop: binary cross-entropy. A sample has a single 1, so its weight grows with the zeros.
-        # Of a clip that was cut at 30 s, 750 frames, there are 187 whole patches of four frames, or
-        # 188 patches where the rest is kept too (keep_end in train.py). The last one is no end, so
-        # a clip counts as uncut only if it is at least a patch shorter.
+        # The data is cut at 30 s, 750 frames. So a clip of 187 patches of four frames, or of 188
+        # where the rest is kept too (keep_end in train.py), may have no end. Only shorter ones
+        # count as whole.
         labels, zeros = stop_labels(
             start=torch.zeros_like(positions), length=positions, columns=hidden.shape[1],
             patch=self.patch, max_seconds=30 - self.patch / FPS)
@@ -642,10 +646,12 @@ class Talker(nn.Module):
         # How many symbols each patch speaks, from the place at which the model believes it begins.
         if self.alignment is not None:
             x = inputs[self.leader]
-            ends = frames[self.leader], hidden.shape[1]
-            before = F.pad(self.patch_ends(noisy, *ends)[:, :-1], (1, 0))     # (B, N)
-            step = self.patch_ends(spoken, *ends) - before
-            error = (self.alignment(x.hidden, x.target) - step).square() * x.mask
+            N = hidden.shape[1]
+            true_ends = self.patch_ends(spoken, frames[self.leader], N)       # (B, N)
+            noisy_ends = self.patch_ends(noisy, frames[self.leader], N)
+            believed_starts = F.pad(noisy_ends[:, :-1], (1, 0))
+            symbols = true_ends - believed_starts
+            error = (self.alignment(x.hidden, x.target) - symbols).square() * x.mask
             log["alignment"] = error.sum() / x.mask.sum().clamp(min=1)
             total = total + self.alignment_weight * log["alignment"]
 
@@ -700,13 +706,14 @@ class Talker(nn.Module):
                 all (continuation).
             streams: names of the streams to generate, the leader among them; None for all, the
                 leader alone for speech. ValueError without the leader.
-            stop_hits, stop_keeps, shortest, threshold: `finished` is True at a patch at which the
-                stop predictor's probability has reached the threshold `stop_hits` patches in a
-                row, not counting the first `shortest`. Several, since the patches of the last 0.3 s
-                have no label, and the predictor may fire in any of them. The caller remembers it
-                and leaves the loop (sample.Models.patches). With stop_keeps=False that patch is no
-                longer part of the sample, and where all samples finish at once it is not made.
-                (The release: stop_hits=3, stop_keeps=False, shortest=7.)
+            stop_hits, threshold: `finished` is True at a patch if the stop predictor's probability
+                has reached the threshold at so many patches in a row. More than one, since the
+                patches of the last 0.3 s have no label, and the predictor may fire at any of them.
+                The caller remembers it and leaves the loop (sample.Models.patches).
+            shortest: so many patches at the beginning do not count for that.
+            stop_keeps: False if the patch at which a sample finishes is no longer part of it. Where
+                all samples finish at once, it is not made then. (The release: stop_hits=3,
+                shortest=7, stop_keeps=False.)
             alignment_pace: with an Alignment, the factor by which its estimates are multiplied
                 before they are added up. Below 1 the place stays a little behind the voice, and
                 fewer symbols are skipped (docs/paper.md).

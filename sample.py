@@ -95,7 +95,7 @@ class Models:
         self.motion = train.load_model(folder, "motion", self.device)
         self.speaker = train.load_model(folder, "speaker", self.device)
         self.talker = train.load_model(folder, "talker", self.device)
-        # Faster classes, which compute the same up to rounding: see train.train_talker.
+        # Faster classes (engine/sampling.py), which compute the same up to rounding.
         sampling.install(self.talker, dtype)
         self.text_to_ids = train.text_reader(self.config)
         # What the texts of the training were made of. Older runs do not know.
@@ -200,7 +200,6 @@ class Models:
             return known, max(known, -(-job.frames // self.config.patch))
         return known, known + int(self.talker.longest_seen) * 3 // 2
 
-    @torch.inference_mode()
     def sampling(self, steps=None, guidance=None, temperature=None, **more) -> dict:
         """The options of Talker.generate's heads, see FlowHead.sample. What is None is the run's
         own. temperature: a number for all streams, or name -> number. more: sway, zero_star."""
@@ -304,6 +303,11 @@ class Models:
                   for row in outputs]
         return joined, ended
 
+    def stopped_early(self, job: Job, patches: int) -> bool:
+        """Whether a batch of samples that has so many patches was stopped by a patch that was not
+        made, with stop_keeps=False. `patches` can't report it then."""
+        return not self.config.stop_keeps and patches < self.limits(job)[1]
+
     def latents(self, jobs: list[Job], **settings) -> tuple[list[dict], list[bool]]:
         """A batch of jobs, of a sentence each -> the latents of each, name -> (T, d), and whether
         each stopped by itself."""
@@ -317,9 +321,7 @@ class Models:
         if not patches:
             raise ValueError(EMPTY)
         latents = {name: torch.cat(frames, 1) for name, frames in made.items()}      # (B, N P, d)
-        if not self.config.stop_keeps:
-            # The patch that says stop was not made, so it was not reported either.
-            stopped = stopped | (patches < self.limits(jobs[0])[1])
+        stopped = stopped | self.stopped_early(jobs[0], patches)
 
         found = []
         for i, job in enumerate(jobs):
@@ -393,7 +395,8 @@ class Models:
         made = len(latents["audio"])
         if made > yielded:
             yield decode_up_to(made)
-        if made and not (job.frames or stopped):
+        ended = job.frames or stopped or self.stopped_early(job, made // self.config.patch)
+        if made and not ended:
             print(f"the sample {CUT}", file=sys.stderr)
         return latents
 

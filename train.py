@@ -182,7 +182,7 @@ class Config:
     motion_temperature: float = 0.8     # more than the audio's, or the eyes never blink
     alignment_pace: float = 0.86    # by what the alignment's estimates are multiplied; below 1
     #                                 fewer symbols are skipped
-    stop_hits: int = 2              # stop at so many patches in a row above one half
+    stop_hits: int = 2              # stop at so many patches in a row of one half or more
     stop_keeps: bool = True         # the patch that says stop is still part of the sample
     stop_shortest: int = 0          # patches in which nothing counts as a stop
 
@@ -809,6 +809,13 @@ def train_talker(config: Config, device, dtype) -> None:
             raise ValueError(f"--recompute is about a backbone, and {config.talker} has none")
         recompute_blocks(talker.backbone)
 
+    # The sequences that keep what follows upon the last whole patch.
+    to_the_end = (talker.leader, "spoken") if config.keep_end else ()
+    # How many patches the longest sample has; one that is not full counts with keep_end.
+    rest = config.patch - 1 if config.keep_end else 0
+    longest = max(int(a_set.frames.max()) for a_set in (clips, speech) if a_set)
+    longest = (longest + rest) // config.patch
+
     def item_of(index: int) -> dict:
         # Speech without video has numbers after those of the clips.
         if index < len(clips):
@@ -824,12 +831,6 @@ def train_talker(config: Config, device, dtype) -> None:
         if speech:
             with_video = torch.tensor(indices) < len(clips)
         return data.collate(items, config.patch, to_the_end) | dict(with_video=with_video)
-
-    # The sequences that keep what follows upon the last whole patch.
-    to_the_end = (talker.leader, "spoken") if config.keep_end else ()
-    # How many patches the longest clip has; one that is not full counts with keep_end.
-    rest = config.patch - 1 if config.keep_end else 0
-    longest = (int(clips.frames.max()) + rest) // config.patch
 
     def compute_loss(batch, generator):
         # Here, since loading a checkpoint would overwrite it, perhaps with that of fewer clips.
@@ -961,10 +962,10 @@ def main() -> None:
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))})
     if done.returncode:
         raise RuntimeError(f"{out / 'sample.mp4'} could not be made; the reason is above")
-    say_what_is_next(config, source, (time.time() - start) / 60)
+    say_what_is_next(config, (time.time() - start) / 60)
 
 
-def say_what_is_next(config: Config, source, minutes: float) -> None:
+def say_what_is_next(config: Config, minutes: float) -> None:
     out = Path(config.out_dir)
     text, who = "Hello world, this is nano talker.", "--speaker 3"
     what = "six sentences by unseen speakers"

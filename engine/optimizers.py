@@ -70,8 +70,10 @@ class Muon(torch.optim.Optimizer):
 
             # Momentum: a running mean of the gradients, of all matrices at once.
             gradients = [p.grad for p in parameters]
-            buffers = [self.state[p].setdefault("momentum", torch.zeros_like(p))
-                       for p in parameters]
+            for p in parameters:
+                if "momentum" not in self.state[p]:
+                    self.state[p]["momentum"] = torch.zeros_like(p)
+            buffers = [self.state[p]["momentum"] for p in parameters]
             torch._foreach_lerp_(buffers, gradients, 1 - momentum)
 
             # Matrices of one shape are orthogonalised together.

@@ -159,6 +159,11 @@ def check_settings(config) -> None:
         if field.type is int and value > highest:
             raise ValueError(f"--{field.name} must be at most {highest}, not {value}")
 
+    # The first Euler step does not move (heads.py).
+    if config.euler_steps < 2:
+        raise ValueError(f"--euler_steps must be at least 2, not {config.euler_steps}: the first "
+                         "does not move")
+
     # Shares. A head that never sees a stream, or never draws a timestep, would learn nothing.
     for name in ("drop_hidden", "drop_history", "short_first", "speech_share"):
         value = getattr(config, name)

@@ -621,7 +621,8 @@ class LIAX(MotionAutoencoder):
 
     def fit_statistics(self, clips) -> None:
         """Take over the statistics of the poses of clips, each (T, 3, S, S)."""
-        self.standardize.fit_statistics(torch.cat([self.pose(pictures) for pictures in clips]))
+        poses = [self.standardize.inverse(self.pose(pictures)) for pictures in clips]
+        self.standardize.fit_statistics(torch.cat(poses))
 
     def pose_after(self, start: Tensor, motion: Tensor) -> Tensor:
         """The pose (K,) at the end of a motion (T, K)."""

@@ -14,6 +14,7 @@ from model import Talker
 @pytest.mark.parametrize("argument, message", [
     ("--learing_rate=1", "did you mean --learning_rate"), ("--layers=two", "--layers is int"),
     ("--config=huge", "no preset 'huge'"), ("--layers=0", "at least 1"),
+    ("--euler_steps=1", "at least 2"),
     ("--seed", "needs a value"), ("layers=2", "not an option"),
     ("--attention_heads=3", "multiple of"), ("--size=50", "multiple of 16"),
     ("--width=200", "multiple of"), ("--speech_only=1", "below 1"),
