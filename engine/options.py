@@ -29,8 +29,8 @@ def make_parser(about: str) -> argparse.ArgumentParser:
                       help="a folder of clips to pass through the autoencoders")
 
     who = parser.add_mutually_exclusive_group()
-    who.add_argument("--speaker", "--talker", type=int, help="voice and face of this synthetic "
-                     "speaker (0..255 were in training)")
+    who.add_argument("--speaker", type=int, help="voice and face of this synthetic speaker "
+                     "(0..255 were in training)")
     who.add_argument("--ref", type=Path, nargs="+", help="voice and face of this clip; several "
                      "clips of a person give the voice better")
     parser.add_argument("--voice", type=Path, help="the voice of this sound or clip, of which the "

@@ -328,7 +328,7 @@ def test_streaming_command_line(run, files, tmp_path):
     (tmp_path / "pipe.mp4").write_bytes(done.stdout)
     assert done.returncode == 0 and done.stdout[4:8] == b"ftyp"
     check_clip(tmp_path / "pipe.mp4")
-    said = command(*call, "--talker", 3, "--out", tmp_path / "live.mp4")      # an alias
+    said = command(*call, "--speaker", 3, "--out", tmp_path / "live.mp4")
     assert "first patch after" in said and "real-time factor" in said
     check_clip(tmp_path / "live.mp4")
     command(*call, "--audio", files / "speech.wav", "--face", files / "face.png", "--out",
