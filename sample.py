@@ -14,6 +14,13 @@ others are sampled:
 
 --stream writes while it generates, --n 8 makes eight samples, --texts FILE a folder of clips.
 
+The same in Python, for a batch of jobs:
+
+    models = Models("out/small")
+    jobs = [Job("Hello world.", models.speaker_reference(3), seed) for seed in range(8)]
+    outputs, stopped = models.generate(jobs, guidance=1.5)
+    sound, pictures = outputs[0]["audio"], outputs[0]["motion"]
+
 The way of a sample: Job -> Models.sentences, a Job per sentence -> Models.patches (ids, conditions
 and noise; Talker.generate) -> latents -> Models.decode -> outputs, name -> array: audio (n,),
 motion (T, S, S, 3) -> mp4.

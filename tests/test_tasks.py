@@ -1,9 +1,11 @@
 """The tasks of sample.py on a run of `tiny`, in functions and on the command line: what is given
 stays, lengths, streaming, messages."""
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import textwrap
 
 import imageio.v3 as imageio
 import numpy as np
@@ -299,6 +301,17 @@ def test_a_stream_is_what_is_generated_at_once(models, clip, task, monkeypatch):
         heard = np.concatenate([piece["audio"] for piece in pieces])
         assert shown.shape == video.shape and np.abs(shown.astype(int) - video).max() <= 1
         assert np.abs(heard - audio).max() <= limit * np.abs(audio).max()
+
+
+def test_the_example_in_python(run, monkeypatch):
+    """The lines of sample.py's docstring."""
+    example = re.search(r"in Python.*?\n\n(.*?)\n\n", sample.__doc__, re.DOTALL)[1]
+    names = dict(vars(sample))
+    exec(textwrap.dedent(example).replace("out/small", str(run)).replace("range(8)", "range(2)"),
+         names)
+    assert len(names["outputs"]) == len(names["stopped"]) == 2
+    assert names["pictures"].shape[1:] == (64, 64, 3) and names["pictures"].dtype == np.uint8
+    assert names["sound"].shape == (640 * len(names["pictures"]),)
 
 
 def test_command_line(run, files, tmp_path, clip):
