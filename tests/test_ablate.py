@@ -261,6 +261,29 @@ def test_dual_branches():
     assert given["motion"].shape == x["motion"].shape
 
 
+def test_guidance_of_dual_branches_is_about_the_frames_of_a_sample(monkeypatch):
+    """A shorter sample of a batch is the same as alone, with the same noise."""
+    talker, config = tiny_talker(talker="lab.ablations.dual_branch:DualBranchTalker")
+    batch = random_batch(config)
+    read = talker.read
+    fixed = torch.randn(3, 8 * config.patch, 64)
+
+    def sampled(rows: slice, patches: list[int]) -> dict:
+        length = torch.tensor(patches).mul(config.patch).log()
+        monkeypatch.setattr(talker, "read", lambda *text: (read(*text)[0], length))
+        steps = talker.generate(
+            batch["text"][rows], batch["text_mask"][rows],
+            {name: c[rows] for name, c in batch["conditions"].items()},
+            lambda shape: fixed[rows, :shape[1], :shape[2]], 8, steps=4, guidance=3.0)
+        made = [patch for patch, _ in steps]
+        return {name: torch.cat([patch[name] for patch in made], 1) for name in made[0]}
+
+    together = sampled(slice(None), [8, 8, 5])
+    alone = sampled(slice(2, 3), [5])
+    for name, x in alone.items():
+        assert error(x, together[name][2:, :5 * config.patch]) < 1e-4
+
+
 @pytest.mark.parametrize("heads", COUPLED)
 def test_heads_can_sample_fast(heads, capsys):
     """engine/sampling.py may replace what it knows, and samples the same."""

@@ -180,6 +180,7 @@ class DualBranchTalker(nn.Module):
             patches = torch.full_like(patches, next(iter(given.values())).shape[1] // self.patch)
         frames = patches * self.patch
         shape = (len(text), int(frames.max()))
+        own = (torch.arange(shape[1], device=text.device) < frames[:, None])[..., None]   # (B, T, 1)
         z = {name: noise((*shape, m.latent)) for name, m in self.modalities.items()}
         x = {name: of_stream({"temperature": temperature}, name)["temperature"] * z[name]
              for name in z}
@@ -193,7 +194,8 @@ class DualBranchTalker(nn.Module):
             v = self.velocities(x, time, states, *rest)
             if guidance != 1:
                 u = self.velocities(x, time, nothing, *rest)
-                v = {name: guide(v[name], u[name], guidance, zero_star) for name in v}
+                # CFG-Zero* scales by all frames. Those after the end were never trained.
+                v = {name: guide(v[name] * own, u[name] * own, guidance, zero_star) for name in v}
             x = {name: x[name] + (following - now) * v[name] for name in x}
         x = x | given
         for i in range(int(patches.max())):
