@@ -52,9 +52,12 @@ from sample import Job, Models, Reference
 
 RESULTS = Path("docs/ablations.jsonl")
 SETS = {"fit": ("train", 300), "dev": ("dev", 64), "test": ("test", 400)}
-SEEDS = (0, 1000)                               # of sampling
+SEEDS = (0, 1000)                               # of sampling: seed + i for sentence i
 GUIDANCES = (1.0, 1.5, 2.0, 3.0)                # of which one is chosen on dev
 TEMPERATURES = (0.3, 0.6)
+# Settings of train.py that say how a run is sampled. Here an experiment says that.
+OF_SAMPLING = ("euler_steps", "guidance", "temperature", "motion_temperature", "alignment_pace",
+               "stop_hits", "stop_keeps", "stop_shortest")
 
 
 # ----------------------------------------------------------------------------------- the corpora
@@ -292,6 +295,11 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
             raise ValueError(f"{experiment.name} samples the talkers of {experiment.trained}: run "
                              "that one first")
         config = train.run_config(out)
+        wanted = train.parse_config(["--config", CORPORA[corpus].preset, *more])
+        for name in (word[2:].partition("=")[0] for word in more):
+            if getattr(config, name) != getattr(wanted, name):
+                raise ValueError(f"{out} was trained with another --{name}: give another --out, "
+                                 f"and train {experiment.trained} there first")
     else:
         out.mkdir(parents=True, exist_ok=True)
         config = train_one(experiment, corpus, seed, base, out, more)
@@ -420,8 +428,10 @@ def add_line(path: Path, row: dict, own: dict) -> None:
 
 def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str]) -> None:
     """Every run that RESULTS lacks, in processes of one core each."""
+    by_name = {x.name: x for x in EXPERIMENTS}
     for experiment in experiments:
-        try_out(experiment, ["--config", CORPORA[a.corpus].preset, *COMMON, *experiment.settings,
+        trained = by_name[experiment.trained or experiment.name]
+        try_out(experiment, ["--config", CORPORA[a.corpus].preset, *COMMON, *trained.settings,
                              *more])
     base = a.out / a.corpus / "base"
     prepare(a.corpus, a.frozen, base, a.n)
@@ -459,14 +469,19 @@ def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str
 
 
 def try_out(experiment: Experiment, words: list[str]) -> None:
-    """Build a talker and sample three patches from random weights, so that wrong settings, classes
-    and sampling options are found before anything is trained. words: as train.py takes them."""
+    """Build a talker with random weights, compute its loss and sample three patches, so that wrong
+    settings, classes and sampling options are found before anything is trained. words: as train.py
+    takes them."""
     config = train.parse_config(words)
     talker = train.build("talker", config).eval()
     conditions = {name: torch.zeros(1, m.condition) for name, m in talker.modalities.items()}
     options = {name: value for name, value in experiment.sampling.items()
                if name not in ("motion_temperature", "true_length")}
     text = torch.ones(1, 3, dtype=torch.long)
+    T = 3 * config.patch
+    latents = {name: torch.randn(1, T, m.latent) for name, m in talker.modalities.items()}
+    frames = dict.fromkeys(latents, torch.tensor([T]))
+    talker(text, text > 0, latents, frames, conditions, spoken=torch.linspace(0, 3, T)[None])
     for _ in talker.generate(text, text > 0, conditions, torch.zeros, 3, **options):
         pass
 
@@ -543,6 +558,9 @@ def main() -> None:
                      f"{' '.join(wrong)}")
     if any(word.startswith("--out_dir=") for word in more):
         parser.error("runs go to folders below --out: leave --out_dir out")
+    if sampled := [word for word in more if word[2:].partition("=")[0] in OF_SAMPLING]:
+        parser.error(f"guidance and temperature are chosen on dev, and how else an experiment is "
+                     f"sampled stands in lab/ablations: leave {' '.join(sampled)} out")
     if a.n and a.results == RESULTS and not (a.list or a.measures or a.report):
         parser.error(f"--n is for trials, which do not belong into {RESULTS}: give --results")
     chosen = [x for x in EXPERIMENTS if any(fnmatch.fnmatch(x.name, p) for p in a.only)]

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lab.ablations import EXPERIMENTS
+from lab.ablations import CORPORA, EXPERIMENTS
 
 PAGE = Path("docs/ablations.md")
 PLOT = Path("assets/ablations.png")
 COUPLING = ("sync", "control", "coupling", "captured", "lag", "closures", "LSE-D", "LSE-C",
             "offset")
 QUALITY = ("phones", "x truth", "length r", "voice", "diversity", "FD audio", "FD motion")
+SYNTHETIC_ALONE = ("length r", "voice")         # real clips are of one speaker and equally long
 GIVEN = ("A2V sync", "A2V closures", "V2A sync", "V2A closures", "V2A phones")
 DIGITS = {"sync": 4, "control": 3, "coupling": 3, "LSE-D": 3, "LSE-C": 3, "x truth": 3,
           "length r": 2, "diversity": 2, "FD audio": 2, "FD motion": 2, "A2V sync": 3,
@@ -69,17 +70,21 @@ def pairs(rows: list[dict], name: str, other: str) -> list[tuple[dict, dict]]:
 
 
 def clip_differences(found: list[tuple[dict, dict]], figure: str) -> np.ndarray:
-    """Pairs of runs -> (pairs, sentences): how much higher the first one's figure is. figure: sync
-    or coupling."""
+    """Pairs of runs -> (seeds, sentences): how much higher the first one's figure is. figure: sync
+    or coupling. A training seed that was run with several frozen parts counts once, as the mean of
+    its pairs: they have their first weights and the order of their batches in common."""
     def of(row: dict) -> np.ndarray:
         sync = np.array(row["sync"])
         return sync if figure == "sync" else sync - np.array(row["control"])
-    return np.array([of(one) - of(two) for one, two in found])
+    by_seed = {}
+    for one, two in found:
+        by_seed.setdefault(one["seed"], []).append(of(one) - of(two))
+    return np.array([np.mean(same, 0) for same in by_seed.values()])
 
 
 def interval(differences: np.ndarray, draws=10000) -> tuple[float, float]:
-    """(pairs, sentences) -> the 95 % interval of the mean, by a bootstrap over both axes. Where the
-    differences scatter by seeds, few pairs make it too narrow (see `student`). Where they scatter
+    """(seeds, sentences) -> the 95 % interval of the mean, by a bootstrap over both axes. Where the
+    differences scatter by seeds, few seeds make it too narrow (see `student`). Where they scatter
     in each clip for itself it is up to 1.7 times too wide, since both draws count that."""
     rng = np.random.default_rng(0)
     n, m = differences.shape
@@ -94,8 +99,8 @@ def interval(differences: np.ndarray, draws=10000) -> tuple[float, float]:
 
 
 def student(means: np.ndarray) -> float:
-    """(pairs,) differences -> half of the 95 % interval of their mean, by Student's t: what other
-    training seeds would do. NaN for one pair."""
+    """(seeds,) differences -> half of the 95 % interval of their mean, by Student's t: what other
+    training seeds would do. NaN for one seed."""
     n = len(means)
     if n < 2:
         return float("nan")
@@ -184,7 +189,7 @@ def cost_table(rows: list[dict]) -> str:
 
 def difference_table(rows: list[dict], figure: str) -> str:
     """How much higher sync or coupling are than those of another experiment, by COMPARED. The
-    interval by Student's t and `p, pairs` are about other training seeds, the bootstrap about other
+    interval by Student's t and `p, seeds` are about other training seeds, the bootstrap about other
     seeds and sentences, and `p, sentences` about other sentences with these very talkers."""
     lines = []
     for name, other in COMPARED:
@@ -192,17 +197,18 @@ def difference_table(rows: list[dict], figure: str) -> str:
         if not found:
             continue
         differences = clip_differences(found, figure)
-        means = differences.mean(1)                                           # (pairs,)
+        means = differences.mean(1)                                           # (seeds,)
         low, high = interval(differences)
         half = student(means)
-        several = len(found) > 1
+        several = len(means) > 1
         lines.append([
-            f"{name} - {other}", f"{means.mean():+.4f}", f"{(means > 0).sum()} of {len(found)}",
+            f"{name} - {other}", f"{means.mean():+.4f}", str(len(found)),
+            f"{(means > 0).sum()} of {len(means)}",
             f"{means.mean() - half:+.4f} to {means.mean() + half:+.4f}" if several else "",
             f"{sign_flip(means):.4f}" if several else "", f"{low:+.4f} to {high:+.4f}",
             f"{sign_flip(differences.mean(0)):.4f}"])
-    return markdown([figure, "mean", "pairs above 0", "95 %, Student's t",
-                     "p, pairs", "95 %, bootstrap", "p, sentences"], lines)
+    return markdown([figure, "mean", "pairs", "seeds above 0", "95 %, Student's t",
+                     "p, seeds", "95 %, bootstrap", "p, sentences"], lines)
 
 
 def groups_of(results: list[dict]) -> dict[str, dict[str, list[dict]]]:
@@ -247,11 +253,13 @@ def tables(results: list[dict]) -> str:
         if any(pairs(runs, *names) for names in COMPARED):
             parts += ["Differences, of runs with the same frozen parts and training seed:",
                       *(difference_table(runs, figure) for figure in ("sync", "coupling"))]
+        quality = [name for name in QUALITY
+                   if not (CORPORA[runs[0]["corpus"]].real and name in SYNTHETIC_ALONE)]
         for frozen, rows in sets.items():
             if len(sets) > 1:
                 parts.append(f"#### {title}, frozen parts {frozen[:6]}")
             parts += ["How well sound and motion go together:", figures_table(rows, COUPLING),
-                      "What is said, and how:", figures_table(rows, QUALITY),
+                      "What is said, and how:", figures_table(rows, quality),
                       "Where one stream is given, the ground truth's (A2V: audio, V2A: motion):",
                       figures_table(rows, GIVEN), "What they are, and cost:", cost_table(rows)]
             if len(PAPER.keys() & {row["name"] for row in rows}) > 1:

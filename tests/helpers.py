@@ -1,5 +1,6 @@
 """What the tests share: small models with random weights, batches for them, the command line."""
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 import train
 from engine.media import read_audio
+from engine.processes import plainly
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -93,6 +95,22 @@ def command(*arguments, fails=False, cwd=HOME) -> str:
     said = done.stdout + done.stderr
     assert (done.returncode != 0) == fails, said
     return said
+
+
+def said_here(main, monkeypatch, capsys, *arguments) -> tuple[int, str]:
+    """Run a `main` with these arguments in this process, since importing PyTorch takes a new one
+    seconds -> exit code, and all that it prints."""
+    monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
+    before = signal.getsignal(signal.SIGTERM)
+    code = 0
+    try:
+        plainly(main)
+    except SystemExit as end:
+        code = end.code
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    said = capsys.readouterr()
+    return code, said.out + said.err
 
 
 def in_processes(module: str, out: Path, *options: str, processes=1, **environment):

@@ -1,6 +1,5 @@
 """lab.ablate: the heads of the experiments, the measures on clips with known answers, the kit."""
 import functools
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -15,7 +14,8 @@ from lab import ablate, measures, report
 from lab.ablations import COMMON, CORPORA, EXPERIMENTS, Corpus
 from lab.measures import Sample
 from sample import Models
-from tests.helpers import command, error, generate, random_batch, record_places, tiny_talker
+from tests.helpers import (command, error, generate, random_batch, record_places, said_here,
+                           tiny_talker)
 
 COUPLED = ("lab.ablations.coupled:JointHeads", "lab.ablations.coupled:CrossHeads",
            "lab.ablations.follow:FollowHeads", "lab.ablations.follow:LeadHeads")
@@ -309,8 +309,9 @@ def test_experiments_name_others():
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
 def test_experiments_are_tried_out(experiment):
-    """All of them sample; what would not is found before a run."""
-    small = ["--config", "tiny", *COMMON, *experiment.settings]
+    """All of them learn and sample; what would not is found before a run."""
+    trained = next(x for x in EXPERIMENTS if x.name == (experiment.trained or experiment.name))
+    small = ["--config", "tiny", *COMMON, *trained.settings]
     ablate.try_out(experiment, small)
     wrong = experiment._replace(sampling=dict(stepps=4))
     with pytest.raises(TypeError, match="stepps"):
@@ -430,17 +431,22 @@ def test_tables_compare_what_may_be_compared():
         with pytest.raises(ValueError, match="is of no experiment"):
             report.groups_of([*rows, old])
     # Differences are tabled where there is what an experiment is compared with.
-    assert "p, pairs" not in report.tables(rows[:1])
+    assert "p, sentences" not in report.tables(rows[:1])
     both = [row("free", name, 2.0, next(x.settings for x in EXPERIMENTS if x.name == name),
                 sync=[0.9], control=[0.5]) for name in ("patch2", "follow_patch2")]
     assert "| follow_patch2 - patch2 " in report.tables(both)
-    # Only runs of the same frozen parts are paired; each set has a pair of its own.
+    # Only runs of the same frozen parts are paired; each set has a pair of its own. Both pairs are
+    # of one seed, which counts once.
     elsewhere = [x | {"frozen": "other", "sync": [0.9 + 0.1 * place]}
                  for place, x in enumerate(both)]
     assert len(report.pairs(both + elsewhere, "follow_patch2", "patch2")) == 2
     assert not report.pairs([both[0], elsewhere[1]], "follow_patch2", "patch2")
-    assert "follow_patch2 - patch2 | +0.0500 |        1 of 2 |" in report.tables(both + elsewhere)
-    assert "p, pairs" not in report.tables([both[0], elsewhere[1]])
+    beginning = "follow_patch2 - patch2 | +0.0500 |     2 |        1 of 1 | "
+    assert beginning in report.tables(both + elsewhere)
+    another = [x | {"seed": 1} for x in both]
+    beginning = "follow_patch2 - patch2 | +0.0250 |     3 |        1 of 2 | -0.2927 to +0.3427"
+    assert beginning in report.tables(both + elsewhere + another)
+    assert "p, sentences" not in report.tables([both[0], elsewhere[1]])
     # Ours at the left, the paper's at the right.
     line = report.paper_table(rows[1:3]).splitlines()[-1]
     assert [cell.strip() for cell in line.strip("|").split("|")] == [
@@ -472,6 +478,7 @@ def test_the_kit_at_tiny(tiny_run, tmp_path, monkeypatch):
 
     results = tmp_path / "results.jsonl"
     rows = [ablate.truth_row("free", base)]
+    steps4 = next(x for x in EXPERIMENTS if x.name == "steps4")
     for name in ("separate", "follow", "follow_same", "steps4"):
         experiment = next(x for x in EXPERIMENTS if x.name == name)
         own = ablate.identity(experiment, "free", 0, base, small)
@@ -480,6 +487,8 @@ def test_the_kit_at_tiny(tiny_run, tmp_path, monkeypatch):
         for _ in range(2):
             ablate.add_line(results, rows[-1], own)
     assert ablate.read_results(results) == rows[1:]
+    with pytest.raises(ValueError, match="trained with another --layers"):
+        ablate.run_one(steps4, "free", 0, tmp_path, [*small, "--layers=3"])
     assert rows[4]["sampling"]["steps"] == 4
     assert rows[3]["sampling"] == rows[1]["sampling"]
     # A length that is fixed from outside.
@@ -540,17 +549,15 @@ def test_guidance_is_chosen_among_those_that_speak_well():
     assert ablate.best_sampling(rows)["guidance"] == 2
 
 
-def test_bad_words_are_named(tmp_path):
-    def said(*words) -> str:
-        return command("-m", "lab.ablate", *words, fails="--list" not in words)
-
+def test_bad_words_are_named(tmp_path, monkeypatch, capsys):
+    assert "follow" in command("-m", "lab.ablate", "--list")
     expected = {
-        ("--list",): "follow",
         ("--only", "nothing"): "there is no experiment",
         ("--frozen", tmp_path, "--out", tmp_path): "holds no trained model",
         ("--out_dir=a",): "leave --out_dir out",
+        ("--guidance=3",): "leave --guidance=3 out",
         ("--seed", "3"): "which is --name=value",
         ("--heads=lab.ablations.follow:Nobody",): "Nobody"}
-    with ThreadPoolExecutor(2) as pool:
-        for answer, text in zip(pool.map(lambda words: said(*words), expected), expected.values()):
-            assert text in answer and "Traceback" not in answer
+    for words, text in expected.items():
+        code, said = said_here(ablate.main, monkeypatch, capsys, *words)
+        assert code == 2 and text in said

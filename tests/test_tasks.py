@@ -2,7 +2,6 @@
 stays, lengths, streaming, messages."""
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
@@ -19,9 +18,9 @@ import train
 from autoencoders import FourierDecoder
 from engine.checkpoints import load_checkpoint, save_checkpoint
 from engine.media import read_audio, write_clip
-from engine.processes import plainly
 from paper.autoencoders import StridedDecoder
-from tests.helpers import (HOME, check_clip, command, error, random_batch, randomise, tiny_talker)
+from tests.helpers import (HOME, check_clip, command, error, random_batch, randomise, said_here,
+                           tiny_talker)
 
 TEXT = "bin blue at f two now"
 
@@ -358,14 +357,9 @@ def test_streaming_command_line(run, files, tmp_path):
     ("--text a --texts b", "does not go with"),
     ("--text a --speaker 1 --ref x.mp4", "not allowed with")])
 def test_messages(run, arguments, message, monkeypatch, capsys):
-    """In this process, as it takes seconds to import PyTorch."""
-    words = ["sample.py", "--ckpt", str(run), "--out", "x.mp4", *arguments.split()]
-    monkeypatch.setattr(sys, "argv", words)
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as end:
-        plainly(sample.main)
-    signal.signal(signal.SIGTERM, before)
-    assert end.value.code == 2 and message in capsys.readouterr().err
+    words = ["--ckpt", run, "--out", "x.mp4", *arguments.split()]
+    code, said = said_here(sample.main, monkeypatch, capsys, *words)
+    assert code == 2 and message in said
 
 
 def test_a_shorter_run_folder_is_enough(run, files, tmp_path):

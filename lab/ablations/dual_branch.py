@@ -180,7 +180,8 @@ class DualBranchTalker(nn.Module):
             patches = torch.full_like(patches, next(iter(given.values())).shape[1] // self.patch)
         frames = patches * self.patch
         shape = (len(text), int(frames.max()))
-        own = (torch.arange(shape[1], device=text.device) < frames[:, None])[..., None]   # (B, T, 1)
+        own = torch.arange(shape[1], device=text.device) < frames[:, None]    # (B, T)
+        own = own[..., None]
         z = {name: noise((*shape, m.latent)) for name, m in self.modalities.items()}
         x = {name: of_stream({"temperature": temperature}, name)["temperature"] * z[name]
              for name in z}
