@@ -200,8 +200,8 @@ class Recogniser:
         return float(100 * wrong[0] / wrong[1])
 
     def labials(self, text: str, scores: np.ndarray) -> list[float]:
-        """When each P, B and M of a text is heard, in seconds. None where the sound is too short
-        for the text."""
+        """When each P, B and M of a text is heard, in seconds. An empty list where the sound is too
+        short for the text."""
         ids = self.alphabet.encode(text)
         try:
             states = best_path(scores, ids)

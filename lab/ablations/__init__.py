@@ -4,8 +4,9 @@ An experiment is an entry of EXPERIMENTS. What can't be said by settings of trai
 in a file of this folder: of heads (`--heads=lab.ablations.follow:FollowHeads`), or a Talker
 (`--talker=lab.ablations.interleaved:InterleavedTalker`).
 
-To add one: write the class, if it needs one; add the entry; if heads are to have as many parameters
-as separate ones, add its name to the first test of tests/test_ablate.py; then try it by
+To add one: write the class, if it needs one, and add the entry. If heads are to have as many
+parameters as separate ones, add its name to the first test of tests/test_ablate.py; if they couple
+the streams, add the class to COUPLED there. Then try it by
 
     python -m lab.ablate --only NAME --n 20 --out out/trial --results out/trial.jsonl \
         --talker_steps=20
@@ -21,6 +22,15 @@ What heads have to do (heads.SeparateHeads, model.HeadInput): `loss` takes every
 patch; `sample` takes one patch, N = 1, and returns all streams that it is given, those with a
 target as they are. Before a delay has passed a stream is missing. noise(shape) is called in the
 order of the modalities, and is all that is random. With drop_history == 1 the history is zero.
+
+What a Talker has to do: it has `modalities`, `leader` and the buffer `longest_seen`; `forward`
+returns the loss and what to log, and `generate` yields (name -> patch, finished), both with the
+arguments of model.Talker. InterleavedTalker hands its heads one stream at a time, so that it goes
+with separate heads alone.
+
+What runs of one training seed have in common is the order of the batches, and the first weights
+where the models are alike. Sentence i of the test is sampled with the seeds i and 1000 + i in every
+run.
 
 A finished run is known by its name, seed and settings. Where the code, the steps or the sampling of
 an experiment change, its old results stay: give it another name, or delete its folder and its lines
