@@ -255,7 +255,9 @@ class Models:
         if first.frames:
             shortest = most + delay
 
-        # A stream ahead of a delayed one waits for it, so that both are yielded in step.
+        # Position i generates patch i of a stream, and patch i - delay of a delayed one. The first
+        # waits for the other, so that both are yielded in step: at position i patch i - delay. The
+        # stop predictor counts positions too, so `finished` is about that patch.
         waiting = {name: [] for name in self.talker.modalities}
         stopped = torch.zeros(len(jobs), dtype=torch.bool, device=self.device)
         for patch, finished in self.talker.generate(
