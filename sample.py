@@ -393,6 +393,7 @@ class Models:
             window = {name: x[first:last] for name, x in latents.items()}
             return self.decode(job, window, first, (yielded - first, last - stop))
 
+        stopped = False
         for patch, alive, stopped in self.patches([job], **settings):
             if alive:
                 latents = {name: torch.cat((x, patch[name][0]))[:job.frames]

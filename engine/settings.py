@@ -280,6 +280,16 @@ def same_setting(name: str, one, other) -> bool:
     return one == other
 
 
+def changed_settings(before, config, free=ALWAYS_FREE) -> list[str]:
+    """What differs between the settings that a run was begun with and others, but for the fields
+    `free`: a few words for each."""
+    names = [field.name for field in dataclasses.fields(config)]
+    return [f"{name} was {getattr(before, name)!r}, is {getattr(config, name)!r}"
+            for name in names
+            if name not in free
+            and not same_setting(name, getattr(before, name), getattr(config, name))]
+
+
 def adopt_frozen(config, given: set[str]) -> None:
     """With `--from RUN`: set the fields of the frozen parts to the values of RUN.
 
@@ -483,11 +493,7 @@ def open_run(config, clips: str, steps: dict[str, int]) -> None:
 
     # Compare with the settings that the run was begun with.
     if path.exists():
-        before = read_run_config(out, type(config))
-        changed = [f"{name} was {getattr(before, name)!r}, is {getattr(config, name)!r}"
-                   for name in names
-                   if name not in free
-                   and not same_setting(name, getattr(before, name), getattr(config, name))]
+        changed = changed_settings(read_run_config(out, type(config)), config, free)
         if changed:
             raise ValueError(f"{out} holds a run with other settings ({'; '.join(changed)}): "
                              f"choose another --out_dir, if need be with --from {out}, which takes "

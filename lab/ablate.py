@@ -169,14 +169,20 @@ def instruments(base: Path) -> tuple[measures.Probes, measures.Recogniser]:
 
 
 # --------------------------------------------------------------------------------------- one run
-def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: Path,
+def config_of(experiment: Experiment, corpus: str, seed: int, base: Path, out: Path,
               more: list[str]) -> train.Config:
-    """Train the talker of a run, from where it stands."""
-    config = train.parse_config([
+    """The settings of a run of an experiment that is trained."""
+    return train.parse_config([
         "--config", CORPORA[corpus].preset, "--from", str(base), "--out_dir", str(out),
         f"--seed={seed}", *COMMON,
         f"--talker_steps={round(CORPORA[corpus].steps * experiment.steps)}",
         *experiment.settings, *more])
+
+
+def train_one(config: train.Config) -> None:
+    """Train the talker of a run, from where it stands."""
+    out = Path(config.out_dir)
+    base = Path(config.from_run)
     settings.lock_folder(out)
     settings.check_frozen(config, train.modality_table(config))
     # Latents are large, and the same for all.
@@ -185,7 +191,6 @@ def train_one(experiment: Experiment, corpus: str, seed: int, base: Path, out: P
     settings.open_run(config, train.corpus(config).key, resume_points(out, train.STAGES))
     settings.copy_frozen(config)
     train.run_stages(("talker",), config, threads=1)
-    return config
 
 
 def begin(true: Sample, references: dict, seed: int, given: str, patch: int,
@@ -288,21 +293,20 @@ def best_sampling(tried: list[dict]) -> dict:
 def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:
     """Train, sample and measure -> the line of RESULTS."""
     base = home / corpus / "base"
-    out = home / corpus / (experiment.trained or experiment.name) / f"seed{seed}"
+    trained = {x.name: x for x in EXPERIMENTS}.get(experiment.trained, experiment)
+    out = home / corpus / trained.name / f"seed{seed}"
     code = commit()                 # as it was when this began
-    if experiment.trained:
-        if not finished(out, "talker"):
-            raise ValueError(f"{experiment.name} samples the talkers of {experiment.trained}: run "
-                             "that one first")
-        config = train.run_config(out)
-        wanted = train.parse_config(["--config", CORPORA[corpus].preset, *more])
-        for name in (word[2:].partition("=")[0] for word in more):
-            if getattr(config, name) != getattr(wanted, name):
-                raise ValueError(f"{out} was trained with another --{name}: give another --out, "
-                                 f"and train {experiment.trained} there first")
+    config = config_of(trained, corpus, seed, base, out, more)
+    if not experiment.trained:
+        train_one(config)
+    elif not finished(out, "talker"):
+        raise ValueError(f"{experiment.name} samples the talkers of {trained.name}: run that one "
+                         "first")
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        config = train_one(experiment, corpus, seed, base, out, more)
+        changed = settings.changed_settings(train.run_config(out), config)
+        if changed:
+            raise ValueError(f"{out} was trained with other settings ({'; '.join(changed)}): give "
+                             f"another --out, and train {trained.name} there first")
     last = json.loads((out / "log.jsonl").read_text().splitlines()[-1])
 
     prepare_machine(torch.device("cpu"), 1)

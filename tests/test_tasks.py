@@ -223,9 +223,10 @@ def test_given_lengths_hold_whatever_the_delay_and_the_stop_rule(models, clip, k
     assert len(made["motion"]) >= 16
 
 
-@pytest.mark.parametrize("shortest, cut", [(3, False), (99, True)])
-def test_a_stream_that_stops_by_a_patch_that_is_not_made(models, clip, shortest, cut, monkeypatch,
-                                                         capsys):
+@pytest.mark.parametrize("shortest, patches", [(0, 0), (3, 3), (99, 12)])
+def test_a_stream_that_stops_by_a_patch_that_is_not_made(models, clip, shortest, patches,
+                                                         monkeypatch, capsys):
+    """It says that it was cut only where it ends at the limit, of 12 patches here."""
     talker, _ = tiny_talker()
     talker.longest_seen.fill_(8)
     torch.nn.init.zeros_(talker.stop.out.weight)  # it always wants to stop
@@ -234,9 +235,8 @@ def test_a_stream_that_stops_by_a_patch_that_is_not_made(models, clip, shortest,
         monkeypatch.setattr(models.config, name, value)
     job = sample.Job(TEXT, models.clip_reference(clip))
     pieces = list(models.stream(job))
-    patches = 12 if cut else 3
     assert sum(len(piece["motion"]) for piece in pieces) == patches * models.config.patch
-    assert (sample.CUT in capsys.readouterr().err) == cut
+    assert (sample.CUT in capsys.readouterr().err) == (patches == 12)
 
 
 def test_a_stream_may_have_its_own_temperature(models, clip):

@@ -28,9 +28,10 @@ returns the loss and what to log, and `generate` yields (name -> patch, finished
 arguments of model.Talker. InterleavedTalker hands its heads one stream at a time, so that it goes
 with separate heads alone.
 
-What runs of one training seed have in common is the order of the batches, and the first weights
-where the models are alike. Sentence i of the test is sampled with the seeds i and 1000 + i in every
-run.
+What runs of one training seed have in common is the order of the batches. They have the first
+weights in common only where their models have the same layers, made in the same order: those of
+cross, delay1, interleaved and motion_weight8 are the ones of separate heads, of joint and follow
+none. Sentence i of the test is sampled with the seeds i and 1000 + i in every run.
 
 A finished run is known by its name, seed and settings. Where the code, the steps or the sampling of
 an experiment change, its old results stay: give it another name, or delete its folder and its lines

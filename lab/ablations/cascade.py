@@ -62,7 +62,8 @@ class CascadeTalker(Talker):
     def generate(self, text, text_mask, conditions, noise, max_patches: int, given=None,
                  streams=None, stop_hits=1, stop_keeps=True, shortest=0, threshold=0.5,
                  alignment_pace=1.0, **sampling):
-        """As Talker.generate; all of the speech is made before the first motion."""
+        """As Talker.generate; all of the speech of a batch is made before its first motion, so that
+        the noise of a sample's motion depends on how long the others speak."""
         given = given or {}
         delay = max(m.delay for m in self.modalities.values())
         stop = dict(stop_hits=stop_hits, stop_keeps=stop_keeps, shortest=shortest,

@@ -170,7 +170,10 @@ class DualBranchTalker(nn.Module):
                  alignment_pace=1.0, steps=10, guidance=2.0, temperature=0.7, sway=1.0,
                  zero_star=True):
         """As Talker.generate: yields (name -> (B, P, d), finished (B,)). The whole clip is sampled
-        before the first patch is yielded."""
+        before the first patch is yielded.
+
+        The noise is drawn for the longest sample of the batch, so that which noise a shorter one
+        begins with depends on what else is in the batch."""
         given = given or {}
         states, length = self.read(text, text_mask)
         # Where the length is fixed from outside, `shortest` is that length.
