@@ -33,9 +33,11 @@ PAPER = {
     "dual_branch": (25.7, 2.77, 273, 4.67, 9.6)}
 PAPER_NAMES = {"dual_branch": "dual_branch; LTX-2 in the paper"}
 ORDER = ["truth", *(experiment.name for experiment in EXPERIMENTS)]
-# Whose figures are taken off whose: two ways of coupling at the same settings come last.
+# Whose figures are taken off whose. Last come those that dev gave the same guidance and temperature:
+# joint and follow_same on `free`, the others on `open`.
 COMPARED = [*((x.name, x.minus) for x in EXPERIMENTS if x.name != x.minus),
-            ("joint", "follow_same")]
+            ("joint", "follow_same"), ("delay1", "separate_guidance1"),
+            ("interleaved", "separate_guidance1")]
 # The 97.5 % quantiles of Student's t with 1, 2, ... degrees of freedom.
 STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
 
