@@ -371,7 +371,7 @@ class Models:
         while following:
             sentence = following.pop(0)
             latents = yield from self.stream_sentence(sentence, ahead, **settings)
-            if following and len(latents["audio"]):
+            if following:
                 following[0] = self.follow(following[0], sentence, latents)
 
     def stream_sentence(self, job: Job, ahead: int, **settings):
@@ -393,7 +393,6 @@ class Models:
             window = {name: x[first:last] for name, x in latents.items()}
             return self.decode(job, window, first, (yielded - first, last - stop))
 
-        stopped = False
         for patch, alive, stopped in self.patches([job], **settings):
             if alive:
                 latents = {name: torch.cat((x, patch[name][0]))[:job.frames]
@@ -403,10 +402,11 @@ class Models:
                 yield decode_up_to(ready)
                 yielded = ready
         made = len(latents["audio"])
+        if not made:
+            raise ValueError(EMPTY)
         if made > yielded:
             yield decode_up_to(made)
-        ended = job.frames or stopped or self.stopped_early(job, made // self.config.patch)
-        if made and not ended:
+        if not (job.frames or stopped or self.stopped_early(job, made // self.config.patch)):
             print(f"the sample {CUT}", file=sys.stderr)
         return latents
 

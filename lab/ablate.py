@@ -293,7 +293,8 @@ def best_sampling(tried: list[dict]) -> dict:
 def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:
     """Train, sample and measure -> the line of RESULTS."""
     base = home / corpus / "base"
-    trained = {x.name: x for x in EXPERIMENTS}.get(experiment.trained, experiment)
+    by_name = {x.name: x for x in EXPERIMENTS}
+    trained = by_name[experiment.trained or experiment.name]
     out = home / corpus / trained.name / f"seed{seed}"
     code = commit()                 # as it was when this began
     config = config_of(trained, corpus, seed, base, out, more)
@@ -303,7 +304,8 @@ def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: li
         raise ValueError(f"{experiment.name} samples the talkers of {trained.name}: run that one "
                          "first")
     else:
-        changed = settings.changed_settings(train.run_config(out), config)
+        free = settings.ALWAYS_FREE | {"from_run"}              # the folder may have been moved
+        changed = settings.changed_settings(train.run_config(out), config, free)
         if changed:
             raise ValueError(f"{out} was trained with other settings ({'; '.join(changed)}): give "
                              f"another --out, and train {trained.name} there first")
@@ -560,8 +562,10 @@ def main() -> None:
     if wrong:
         parser.error(f"not an option, and not a setting of train.py, which is --name=value: "
                      f"{' '.join(wrong)}")
-    if any(word.startswith("--out_dir=") for word in more):
-        parser.error("runs go to folders below --out: leave --out_dir out")
+    named = ("out_dir", "from", "from_run", "seed", "config")
+    if ours := [word for word in more if word[2:].partition("=")[0] in named]:
+        parser.error(f"folders, seeds and preset are told by --out, --frozen, --seeds and "
+                     f"--corpus: leave {' '.join(ours)} out")
     if sampled := [word for word in more if word[2:].partition("=")[0] in OF_SAMPLING]:
         parser.error(f"guidance and temperature are chosen on dev, and how else an experiment is "
                      f"sampled stands in lab/ablations: leave {' '.join(sampled)} out")

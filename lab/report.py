@@ -33,8 +33,8 @@ PAPER = {
     "dual_branch": (25.7, 2.77, 273, 4.67, 9.6)}
 PAPER_NAMES = {"dual_branch": "dual_branch; LTX-2 in the paper"}
 ORDER = ["truth", *(experiment.name for experiment in EXPERIMENTS)]
-# Whose figures are taken off whose. Last come those that dev gave the same guidance and temperature:
-# joint and follow_same on `free`, the others on `open`.
+# Whose figures are taken off whose. Last come those whose guidance and temperature are the same:
+# joint's and follow_same's on `free`, the others' on `open`.
 COMPARED = [*((x.name, x.minus) for x in EXPERIMENTS if x.name != x.minus),
             ("joint", "follow_same"), ("delay1", "separate_guidance1"),
             ("interleaved", "separate_guidance1")]

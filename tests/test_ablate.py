@@ -558,7 +558,8 @@ def test_bad_words_are_named(tmp_path, monkeypatch, capsys):
     expected = {
         ("--only", "nothing"): "there is no experiment",
         ("--frozen", tmp_path, "--out", tmp_path): "holds no trained model",
-        ("--out_dir=a",): "leave --out_dir out",
+        ("--out_dir=a",): "leave --out_dir=a out",
+        ("--seed=4",): "leave --seed=4 out",
         ("--guidance=3",): "leave --guidance=3 out",
         ("--seed", "3"): "which is --name=value",
         ("--heads=lab.ablations.follow:Nobody",): "Nobody"}

@@ -234,6 +234,10 @@ def test_a_stream_that_stops_by_a_patch_that_is_not_made(models, clip, shortest,
     for name, value in dict(stop_keeps=False, stop_hits=1, stop_shortest=shortest).items():
         monkeypatch.setattr(models.config, name, value)
     job = sample.Job(TEXT, models.clip_reference(clip))
+    if not patches:
+        with pytest.raises(ValueError, match="before its first patch"):
+            list(models.stream(job))
+        return
     pieces = list(models.stream(job))
     assert sum(len(piece["motion"]) for piece in pieces) == patches * models.config.patch
     assert (sample.CUT in capsys.readouterr().err) == (patches == 12)

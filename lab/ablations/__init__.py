@@ -29,8 +29,8 @@ arguments of model.Talker. InterleavedTalker hands its heads one stream at a tim
 with separate heads alone.
 
 What runs of one training seed have in common is the order of the batches. They have the first
-weights in common only where their models have the same layers, made in the same order: those of
-cross, delay1, interleaved and motion_weight8 are the ones of separate heads, of joint and follow
+weights in common only where their models have the same layers, made in the same order: such as
+cross, delay1, interleaved and motion_weight8 have those of separate heads, joint and follow have
 none. Sentence i of the test is sampled with the seeds i and 1000 + i in every run.
 
 A finished run is known by its name, seed and settings. Where the code, the steps or the sampling of
