@@ -169,6 +169,11 @@ def instruments(base: Path) -> tuple[measures.Probes, measures.Recogniser]:
 
 
 # --------------------------------------------------------------------------------------- one run
+def source_of(experiment: Experiment) -> Experiment:
+    """The experiment whose talkers it samples: itself, or that which its `trained` names."""
+    return next(x for x in EXPERIMENTS if x.name == (experiment.trained or experiment.name))
+
+
 def config_of(experiment: Experiment, corpus: str, seed: int, base: Path, out: Path,
               more: list[str]) -> train.Config:
     """The settings of a run of an experiment that is trained."""
@@ -293,8 +298,7 @@ def best_sampling(tried: list[dict]) -> dict:
 def run_one(experiment: Experiment, corpus: str, seed: int, home: Path, more: list[str]) -> dict:
     """Train, sample and measure -> the line of RESULTS."""
     base = home / corpus / "base"
-    by_name = {x.name: x for x in EXPERIMENTS}
-    trained = by_name[experiment.trained or experiment.name]
+    trained = source_of(experiment)
     out = home / corpus / trained.name / f"seed{seed}"
     code = commit()                 # as it was when this began
     config = config_of(trained, corpus, seed, base, out, more)
@@ -434,11 +438,9 @@ def add_line(path: Path, row: dict, own: dict) -> None:
 
 def run_all(a: argparse.Namespace, experiments: list[Experiment], more: list[str]) -> None:
     """Every run that RESULTS lacks, in processes of one core each."""
-    by_name = {x.name: x for x in EXPERIMENTS}
     for experiment in experiments:
-        trained = by_name[experiment.trained or experiment.name]
-        try_out(experiment, ["--config", CORPORA[a.corpus].preset, *COMMON, *trained.settings,
-                             *more])
+        try_out(experiment, ["--config", CORPORA[a.corpus].preset, *COMMON,
+                             *source_of(experiment).settings, *more])
     base = a.out / a.corpus / "base"
     prepare(a.corpus, a.frozen, base, a.n)
     own = {(x.name, seed): identity(x, a.corpus, seed, base, more)
