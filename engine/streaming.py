@@ -98,13 +98,19 @@ def write_stream(path, pieces, sample_rate: int, about="") -> None:
     first = None                    # seconds until the first piece
     writer = None
     frames = 0
-    for video, audio in pieces:
-        # The first piece tells the size of the pictures.
-        if writer is None:
-            first = time.perf_counter() - start
-            writer = StreamWriter(path, *video.shape[1:3], sample_rate, about=about)
-        writer.add(video, audio)
-        frames += len(video)
+    try:
+        for video, audio in pieces:
+            # The first piece tells the size of the pictures.
+            if writer is None:
+                first = time.perf_counter() - start
+                writer = StreamWriter(path, *video.shape[1:3], sample_rate, about=about)
+            writer.add(video, audio)
+            frames += len(video)
+    except ValueError:
+        # A later sentence failed. What was made before it is written to its end.
+        if writer is not None:
+            writer.close()
+        raise
     seconds = time.perf_counter() - start
     writer.close()
     print(f"{path}: {frames / FPS:.2f} s of audio-video in {seconds:.2f} s: the first patch after "

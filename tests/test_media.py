@@ -11,7 +11,7 @@ import soundfile
 import data
 from engine.media import (BrokenClip, fitting_crop, generated, look, read_about, read_audio,
                           read_picture, read_video, run_ffmpeg, write_clip)
-from engine.streaming import StreamWriter
+from engine.streaming import StreamWriter, write_stream
 
 RATE = 16000
 
@@ -218,3 +218,14 @@ def test_a_streamed_mp4_plays_what_was_written(tmp_path):
         assert flash == mark
         assert abs(click / RATE - flash / 25) < 0.02
     assert "seed 3" in read_about(tmp_path / "s.mp4")
+
+
+def test_what_was_made_before_an_error_is_streamed_to_its_end(tmp_path):
+    def pieces():
+        for brightness in range(0, 240, 20):
+            yield np.full((4, 64, 64, 3), brightness, np.uint8), np.zeros(4 * 640, np.float32)
+        raise ValueError("the second sentence is empty")
+
+    with pytest.raises(ValueError, match="second sentence"):
+        write_stream(tmp_path / "s.mp4", pieces(), RATE)
+    assert len(imageio.imread(tmp_path / "s.mp4")) == 48
